@@ -1,0 +1,1 @@
+//! Measurement, statistics and records of kernel tuning.

@@ -1,0 +1,1 @@
+//! Schedules and back ends: kernels from ops, machine code from kernels.

@@ -1,0 +1,1 @@
+//! Graph and kernel IR: types, ops, builder, text form, verifier, interpreter.

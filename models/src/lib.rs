@@ -1,0 +1,1 @@
+//! Model files, block formats, architectures and tokenizers, turned into graphs.

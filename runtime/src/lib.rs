@@ -1,0 +1,1 @@
+//! The thin runtime: artifact, loader, workers, KV cache, sampler, text.

@@ -1,0 +1,1 @@
+//! File tests, end to end tests, differential and fault tests.
