@@ -1,1 +1,4 @@
-//! Graph passes: canonicalisation, fusions, buffer planning.
+//! Graph passes: canonicalisation, fusions, buffer planning. One file a pass.
+#![forbid(unsafe_code)]
+
+pub mod memory;

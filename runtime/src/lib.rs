@@ -1,1 +1,5 @@
-//! The thin runtime: artifact, loader, workers, KV cache, sampler, text.
+//! The thin runtime: loads an artifact and runs it. No compiler inside.
+
+pub mod plan;
+pub mod sampler;
+pub mod text;

@@ -1,0 +1,76 @@
+//! The seam between kernels and machines: a back end turns verified kernels into an object file.
+
+use thiserror::Error;
+use tilewright_ir::kernel::{Kernel, VerifyErrors};
+
+use crate::target::Target;
+
+/// Turns kernels into machine code.
+///
+/// Every kernel becomes a global function with the C calling convention of the System V ABI,
+/// `fn(pointers: *const *mut u8, scalars: *const i64, chunk: i64)`, under the kernel's name.
+pub trait Backend {
+    /// Name in options and reports.
+    fn name(&self) -> &'static str;
+
+    /// All reasons why `kernel` cannot be compiled for `target`, so that a planner can choose another schedule.
+    fn check(&self, kernel: &Kernel, target: &Target) -> Result<(), Vec<Unsupported>>;
+
+    /// A relocatable object that needs no other; the same input gives the same bytes.
+    fn object(&self, kernels: &[Kernel], target: &Target) -> Result<Vec<u8>, CodegenError>;
+}
+
+/// Something a back end cannot do.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("@{kernel}: {inst}: {reason}")]
+pub struct Unsupported {
+    /// Symbol of the kernel.
+    pub kernel: String,
+    /// The instruction in text form, or `target`.
+    pub inst: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// Why no code came out.
+#[derive(Debug, Error)]
+pub enum CodegenError {
+    /// The kernel breaks the rules of the IR.
+    #[error("kernel @{kernel} is not valid:\n{errors}")]
+    Invalid {
+        /// Symbol of the kernel.
+        kernel: String,
+        /// The broken rules.
+        errors: VerifyErrors,
+    },
+    /// The back end cannot do this for this target.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Unsupported(Vec<Unsupported>),
+    /// The target's machine is unknown to the back end.
+    #[error("target {target}: {reason}")]
+    Target {
+        /// Name of the target.
+        target: String,
+        /// Why.
+        reason: String,
+    },
+    /// Two kernels have one name.
+    #[error("two kernels are named @{0}")]
+    Duplicate(String),
+    /// A compiled kernel was called wrongly.
+    #[error("call of @{kernel}: {reason}")]
+    Call {
+        /// Symbol of the kernel.
+        kernel: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The code generator gave up: a bug, of ours or of the library.
+    #[error("kernel @{kernel}: {message}")]
+    Internal {
+        /// Symbol of the kernel; empty for the object as a whole.
+        kernel: String,
+        /// What it said.
+        message: String,
+    },
+}

@@ -1,0 +1,426 @@
+//! From a fused graph to kernel calls on a memory map: one schedule for each node, arguments by role.
+//!
+//! Weights get their place in the packed file when they are first used, so the file is in the order in which a step reads
+//! it.
+
+use crate::pack::{Layout, ROWS};
+use crate::schedules::{
+    Activation, Activations, Attention, Embed, Glu, HeadPrep, KvWrite, Matmul, Params, Q8Rows, Quantize, RopeStyle,
+    Rowwise, RowwiseOp, Schedule,
+};
+use tilewright_ir::graph::{Dim, Elem, Graph, NodeId, OpKind, TensorType, Weight};
+use tilewright_passes::memory::{self, ALIGN, Memory, Place};
+use tilewright_runtime::plan::{Arg, ScalarArg};
+
+/// How a weight is packed.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Packing {
+    /// f32 as they are, padded to 16.
+    Vector,
+    /// Panels.
+    Panels(Layout),
+}
+
+/// A weight's place in the packed file.
+#[derive(Clone, Debug)]
+pub struct PackedWeight {
+    /// The weight.
+    pub weight: Weight,
+    /// Byte offset, a multiple of 64.
+    pub offset: u64,
+    /// Bytes.
+    pub bytes: u64,
+    /// How.
+    pub packing: Packing,
+}
+
+/// The packed file's table of contents, in file order.
+#[derive(Clone, Debug, Default)]
+pub struct WeightMap {
+    /// Entries by rising offset.
+    pub entries: Vec<PackedWeight>,
+    /// Bytes of the file.
+    pub bytes: u64,
+}
+
+/// A graph that cannot be lowered.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum LowerError {
+    /// A format without a declaration.
+    #[error("weight {weight}: there is no block format `{format}`; `compile-model list formats` shows those there are")]
+    Format {
+        /// Weight.
+        weight: String,
+        /// Format.
+        format: String,
+    },
+    /// A format no layout holds.
+    #[error("weight {weight}: {source}")]
+    Pack {
+        /// Weight.
+        weight: String,
+        /// Reason.
+        source: crate::pack::PackError,
+    },
+    /// A combination without a kernel.
+    #[error("{op} {node}: {what}")]
+    Unsupported {
+        /// Op.
+        op: &'static str,
+        /// Node.
+        node: String,
+        /// What is missing.
+        what: String,
+    },
+}
+
+/// One kernel call.
+pub struct LoweredCall {
+    /// The node it computes.
+    pub node: NodeId,
+    /// What it is, for people.
+    pub label: String,
+    /// The schedule that builds its kernel.
+    pub schedule: Box<dyn Schedule + Send>,
+    /// The chosen parameters.
+    pub params: Params,
+    /// Pointer arguments.
+    pub args: Vec<Arg>,
+    /// Scalar arguments.
+    pub scalars: Vec<ScalarArg>,
+    /// Weight bytes that it reads.
+    pub weight_bytes: u64,
+}
+
+/// One program: the graph for up to so many tokens.
+pub struct Lowered {
+    /// Calls in order.
+    pub calls: Vec<LoweredCall>,
+    /// Bytes of the arena.
+    pub arena_bytes: u64,
+    /// Calls from here on only matter for the outputs.
+    pub head_start: usize,
+    /// Arena offset and row stride of the first output.
+    pub output: (u64, u64),
+}
+
+/// Where layouts and parameters come from.
+pub struct LowerContext<'a> {
+    /// Layout of a format.
+    pub layout: &'a dyn Fn(&str) -> Option<Result<Layout, crate::pack::PackError>>,
+    /// Parameters for a schedule: records, else defaults.
+    pub params: &'a dyn Fn(&dyn Schedule) -> Params,
+}
+
+/// Bytes of a row of a value: f32 rows padded to 64 bytes, int8 rows as [`Q8Rows`] says.
+pub fn row_bytes(ty: &TensorType) -> u64 {
+    match (&ty.elem, ty.width()) {
+        (Elem::Q8, Some(width)) => Q8Rows { width }.bytes(),
+        (_, Some(width)) => (width * 4).next_multiple_of(ALIGN),
+        (_, None) => 4,
+    }
+}
+
+impl WeightMap {
+    fn place(&mut self, weight: &Weight, packing: impl FnOnce() -> Result<Packing, LowerError>) -> Result<usize, LowerError> {
+        if let Some(i) = self.entries.iter().position(|e| e.weight.name == weight.name) {
+            return Ok(i);
+        }
+        let packing = packing()?;
+        let dims: Vec<u64> = weight.ty.shape.iter().map(|d| if let Dim::N(n) = d { *n } else { 0 }).collect();
+        let bytes = match (&packing, dims.as_slice()) {
+            (Packing::Panels(l), [rows, cols]) => l.bytes(*rows, *cols),
+            (_, dims) => dims.iter().product::<u64>().next_multiple_of(ROWS) * 4,
+        };
+        let offset = self.bytes;
+        self.bytes = (offset + bytes).next_multiple_of(ALIGN);
+        self.entries.push(PackedWeight { weight: weight.clone(), offset, bytes, packing });
+        Ok(self.entries.len() - 1)
+    }
+}
+
+/// Lowers `graph` for runs of up to `tokens` tokens; new weights are added to `weights`.
+pub fn lower(graph: &Graph, tokens: u32, weights: &mut WeightMap, cx: &LowerContext<'_>) -> Result<Lowered, LowerError> {
+    let memory = memory::plan(graph, u64::from(tokens), &row_bytes);
+    let mut l = Lowering { graph, tokens, memory: &memory, weights, cx };
+    let mut calls: Vec<LoweredCall> = vec![];
+    let mut head_start = 0;
+    for &n in graph.order() {
+        if let Some(call) = l.node(n)? {
+            calls.push(call);
+            if graph.node(n).op == OpKind::KvWrite {
+                head_start = calls.len();
+            }
+        }
+    }
+    let output = match graph.outputs().first().map(|o| memory.places[o]) {
+        Some(Place::Arena { offset, stride }) => (offset, stride),
+        _ => {
+            let what = "the first output is not computed".to_string();
+            return Err(LowerError::Unsupported { op: "graph", node: graph.name.clone(), what });
+        }
+    };
+    Ok(Lowered { calls, arena_bytes: memory.bytes.max(ALIGN), head_start, output })
+}
+
+struct Lowering<'a> {
+    graph: &'a Graph,
+    tokens: u32,
+    memory: &'a Memory,
+    weights: &'a mut WeightMap,
+    cx: &'a LowerContext<'a>,
+}
+
+impl Lowering<'_> {
+    fn fail(&self, n: NodeId, what: impl Into<String>) -> LowerError {
+        let node = self.graph.node(n);
+        LowerError::Unsupported { op: node.op.row().name, node: node.name.clone(), what: what.into() }
+    }
+
+    /// A value in the arena: argument and row stride.
+    fn value(&self, n: NodeId) -> Result<(Arg, u64), LowerError> {
+        match self.memory.places[&n] {
+            Place::Arena { offset, stride } => Ok((Arg::Arena(offset), stride)),
+            _ => Err(self.fail(n, "is not a computed value")),
+        }
+    }
+
+    fn operand(&self, n: NodeId, role: &str) -> Result<NodeId, LowerError> {
+        self.graph.operand(n, role).ok_or_else(|| self.fail(n, format!("operand `{role}` is missing")))
+    }
+
+    fn in_arena(&self, n: NodeId, role: &str) -> Result<(Arg, u64), LowerError> {
+        self.value(self.operand(n, role)?)
+    }
+
+    fn vector(&mut self, n: NodeId) -> Result<Arg, LowerError> {
+        let weight = self.graph.weight_of(n).ok_or_else(|| self.fail(n, "is not a weight"))?;
+        let i = self.weights.place(weight, || Ok(Packing::Vector))?;
+        Ok(Arg::Weights(self.weights.entries[i].offset))
+    }
+
+    /// A matrix: argument, layout, rows, columns, bytes.
+    fn matrix(&mut self, n: NodeId) -> Result<(Arg, Layout, u64, u64, u64), LowerError> {
+        let weight = self.graph.weight_of(n).ok_or_else(|| self.fail(n, "is not a weight"))?;
+        let cx = self.cx;
+        let i = self.weights.place(weight, || {
+            let (name, format) = (weight.name.clone(), weight.format().to_string());
+            match (cx.layout)(&format) {
+                Some(Ok(l)) => Ok(Packing::Panels(l)),
+                Some(Err(source)) => Err(LowerError::Pack { weight: name, source }),
+                None => Err(LowerError::Format { weight: name, format }),
+            }
+        })?;
+        let entry = &self.weights.entries[i];
+        match (&entry.packing, weight.ty.shape.as_slice()) {
+            (Packing::Panels(l), [Dim::N(rows), Dim::N(cols)]) => {
+                Ok((Arg::Weights(entry.offset), l.clone(), *rows, *cols, entry.bytes))
+            }
+            _ => Err(self.fail(n, "is used as a matrix and as a vector")),
+        }
+    }
+
+    fn activations(&self, n: NodeId) -> Result<(Arg, Activations), LowerError> {
+        let (arg, stride) = self.value(n)?;
+        Ok(match self.graph.ty(n).elem {
+            Elem::Q8 => (arg, Activations::Q8),
+            _ => (arg, Activations::F32 { stride }),
+        })
+    }
+
+    fn check_pair(&self, n: NodeId, layout: &Layout, x: Activations) -> Result<(), LowerError> {
+        if x == Activations::Q8 && !layout.takes_q8() {
+            return Err(self.fail(n, "int8 activations with float weights; keep this matmul on f32 activations"));
+        }
+        Ok(())
+    }
+
+    fn pairs(&self, angles: NodeId) -> (u32, u64) {
+        let table = self.graph.int(angles, "table") as usize;
+        (table as u32, self.graph.rope.get(table).map_or(0, |r| r.inv_freq.len() as u64))
+    }
+
+    /// Norm and rotation of q or k; pushes their arguments.
+    fn prep(&mut self, n: NodeId, norm: &str, args: &mut Vec<Arg>) -> Result<HeadPrep, LowerError> {
+        let mut prep = HeadPrep::default();
+        if let Some(angles) = self.graph.operand(n, "angles") {
+            let (table, pairs) = self.pairs(angles);
+            let style = RopeStyle::from_word(&self.graph.word(n, "style"));
+            prep.rope = style.map(|s| (pairs, s));
+            args.push(Arg::Rope(table));
+        }
+        if let Some(gamma) = self.graph.operand(n, norm) {
+            prep.norm = Some(self.graph.float(n, "eps") as f32);
+            args.push(self.vector(gamma)?);
+        }
+        Ok(prep)
+    }
+
+    fn cache(&self, n: NodeId) -> Result<(Arg, Arg, u64, u64), LowerError> {
+        let kv = self.operand(n, "kv")?;
+        match (self.memory.places[&kv], self.graph.ty(kv).shape.as_slice()) {
+            (Place::Kv(i), [Dim::N(heads), Dim::N(hd)]) => Ok((Arg::K(i), Arg::V(i), *heads, *hd)),
+            _ => Err(self.fail(n, "its cache is not an input kv.N")),
+        }
+    }
+
+    fn node(&mut self, n: NodeId) -> Result<Option<LoweredCall>, LowerError> {
+        let (g, tokens) = (self.graph, self.tokens);
+        let op = g.node(n).op;
+        let mut args = vec![];
+        let mut scalars = vec![ScalarArg::Tokens];
+        let mut weight_bytes = 0;
+        let width = g.ty(n).width().unwrap_or(1);
+        let schedule: Box<dyn Schedule + Send> = match op {
+            OpKind::Input | OpKind::Weight | OpKind::RopeAngles | OpKind::Slice => return Ok(None),
+            OpKind::Embed => {
+                let table = self.operand(n, "table")?;
+                let (w, layout, rows, cols, bytes) = self.matrix(table)?;
+                let (out, out_stride) = self.value(n)?;
+                args.extend([Arg::Tokens, w, out]);
+                weight_bytes = bytes / rows.max(1);
+                Box::new(Embed { layout, cols, out_stride, max_tokens: tokens })
+            }
+            OpKind::Quantize => {
+                let x = self.operand(n, "x")?;
+                let (xa, x_stride) = self.value(x)?;
+                args.push(xa);
+                let norm = match g.operand(n, "gamma") {
+                    Some(gamma) => {
+                        args.push(self.vector(gamma)?);
+                        Some(g.float(n, "eps") as f32)
+                    }
+                    None => None,
+                };
+                args.push(self.value(n)?.0);
+                Box::new(Quantize { width, x_stride, norm, max_tokens: tokens })
+            }
+            OpKind::Matmul => {
+                let (xa, x) = self.activations(self.operand(n, "x")?)?;
+                let (w, layout, rows, cols, bytes) = self.matrix(self.operand(n, "w")?)?;
+                self.check_pair(n, &layout, x)?;
+                args.extend([xa, w]);
+                weight_bytes = bytes;
+                let bias = g.operand(n, "bias");
+                if let Some(bias) = bias {
+                    args.push(self.vector(bias)?);
+                }
+                let mut residual = None;
+                if let Some(r) = g.operand(n, "residual") {
+                    let (arg, stride) = self.value(r)?;
+                    args.push(arg);
+                    residual = Some(stride);
+                }
+                let (out, out_stride) = self.value(n)?;
+                args.push(out);
+                let bias = bias.is_some();
+                Box::new(Matmul { layout, rows, cols, x, bias, residual, out_stride, max_tokens: tokens })
+            }
+            OpKind::Glu => {
+                let (xa, x) = self.activations(self.operand(n, "x")?)?;
+                let (ga, gate, rows, cols, gate_bytes) = self.matrix(self.operand(n, "gate")?)?;
+                let (ua, up, _, _, up_bytes) = self.matrix(self.operand(n, "up")?)?;
+                self.check_pair(n, &gate, x)?;
+                self.check_pair(n, &up, x)?;
+                let (out, stride) = self.value(n)?;
+                args.extend([xa, ga, ua, out]);
+                weight_bytes = gate_bytes + up_bytes;
+                let function = self.activation(n)?;
+                let out_stride = (!g.flag(n, "quantize")).then_some(stride);
+                Box::new(Glu { gate, up, rows, cols, x, function, out_stride, max_tokens: tokens })
+            }
+            OpKind::KvWrite => {
+                let (k_cache, v_cache, heads, head_dim) = self.cache(n)?;
+                let (k, k_stride) = self.in_arena(n, "k")?;
+                let (v, v_stride) = self.in_arena(n, "v")?;
+                args.extend([k_cache, v_cache, k, v]);
+                let prep = self.prep(n, "k_norm", &mut args)?;
+                scalars.extend([ScalarArg::Past, ScalarArg::Capacity]);
+                Box::new(KvWrite { heads, head_dim, k_stride, v_stride, prep, max_tokens: tokens })
+            }
+            OpKind::Attention => {
+                let (k_cache, v_cache, kv_heads, head_dim) = self.cache(n)?;
+                let (q, q_stride) = self.in_arena(n, "q")?;
+                args.extend([q, k_cache, v_cache]);
+                let prep = self.prep(n, "q_norm", &mut args)?;
+                let (out, stride) = self.value(n)?;
+                args.push(out);
+                scalars.extend([ScalarArg::Past, ScalarArg::Capacity]);
+                let quantize = g.flag(n, "quantize");
+                if quantize && !head_dim.is_multiple_of(32) {
+                    return Err(self.fail(n, format!("heads of {head_dim} cannot be rounded to blocks of 32")));
+                }
+                Box::new(Attention {
+                    heads: g.int(n, "heads") as u64,
+                    kv_heads,
+                    head_dim,
+                    q_stride,
+                    prep,
+                    scale: g.float(n, "scale") as f32,
+                    window: g.int(n, "window") as u64,
+                    softcap: g.float(n, "softcap") as f32,
+                    out_stride: (!quantize).then_some(stride),
+                    max_tokens: tokens,
+                })
+            }
+            _ => {
+                let (out, out_stride) = self.value(n)?;
+                let x = g.operands(n)[0];
+                let (xa, x_stride) = self.value(x)?;
+                args.push(xa);
+                let op = self.rowwise(n, op, &mut args)?;
+                args.push(out);
+                let width = if op == RowwiseOp::Argmax { g.ty(x).width().unwrap_or(1) } else { width };
+                Box::new(Rowwise { op, width, x_stride, out_stride, max_tokens: tokens })
+            }
+        };
+        let params = (self.cx.params)(schedule.as_ref());
+        let label = format!("{} {}", op.row().name, g.node(n).name).trim_end().to_string();
+        Ok(Some(LoweredCall { node: n, label, schedule, params, args, scalars, weight_bytes }))
+    }
+
+    fn activation(&self, n: NodeId) -> Result<Activation, LowerError> {
+        let word = self.graph.word(n, "fn");
+        Activation::from_word(&word).ok_or_else(|| self.fail(n, format!("no kernel for activation `{word}`")))
+    }
+
+    fn rowwise(&mut self, n: NodeId, op: OpKind, args: &mut Vec<Arg>) -> Result<RowwiseOp, LowerError> {
+        let g = self.graph;
+        Ok(match op {
+            OpKind::RmsNorm => {
+                let gamma = self.operand(n, "gamma")?;
+                args.push(self.vector(gamma)?);
+                let group = g.ty(gamma).width().unwrap_or(1);
+                RowwiseOp::RmsNorm { group, eps: g.float(n, "eps") as f32 }
+            }
+            OpKind::Add => {
+                let y = self.operand(n, "b")?;
+                if g.weight_of(y).is_some() {
+                    args.push(self.vector(y)?);
+                    RowwiseOp::Add(0)
+                } else {
+                    let (arg, stride) = self.value(y)?;
+                    args.push(arg);
+                    RowwiseOp::Add(stride)
+                }
+            }
+            OpKind::Mul => {
+                let (arg, stride) = self.in_arena(n, "b")?;
+                args.push(arg);
+                RowwiseOp::Mul(stride)
+            }
+            OpKind::Scale => RowwiseOp::Scale(g.float(n, "by") as f32),
+            OpKind::Softcap => RowwiseOp::Softcap(g.float(n, "cap") as f32),
+            OpKind::Act => RowwiseOp::Act(self.activation(n)?),
+            OpKind::Rope => {
+                let (table, pairs) = self.pairs(self.operand(n, "angles")?);
+                args.push(Arg::Rope(table));
+                let style = RopeStyle::from_word(&g.word(n, "style"));
+                let style = style.ok_or_else(|| self.fail(n, "unknown rope style"))?;
+                RowwiseOp::Rope { heads: g.int(n, "heads") as u64, pairs, style }
+            }
+            OpKind::Argmax => RowwiseOp::Argmax,
+            other => return Err(self.fail(n, format!("no schedule for {}", other.row().name))),
+        })
+    }
+}

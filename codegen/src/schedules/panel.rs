@@ -1,0 +1,414 @@
+//! The inner product of one panel of packed weights with a few rows of activations.
+//!
+//! Decoding is written once for all declared formats: planes are masked and merged into unsigned codes, looked up if the
+//! format has a table, multiplied as unsigned x signed bytes, and the zero point enters through the start value of the
+//! accumulator: `sum((c + z) x) = sum(c x) + z sum(x)`.
+
+use super::quantize::Q8Rows;
+use crate::pack::{Layout, LevelLayout, QuantLayout, ROWS, Store, UNIT};
+use tilewright_ir::kernel::{KernelBuilder, Scalar, Type, Value};
+
+pub(super) fn scalar(s: Store) -> Scalar {
+    match s {
+        Store::F32 => Scalar::F32,
+        Store::F16 => Scalar::F16,
+        Store::BF16 => Scalar::BF16,
+    }
+}
+
+/// Activations of a panel product: one pointer a token.
+pub(super) enum Rows<'a> {
+    /// f32 rows.
+    F32(&'a [Value]),
+    /// int8 rows of this layout.
+    Q8(&'a [Value], &'a Q8Rows),
+}
+
+/// `lanes` rows of the panel at `panel`, from row `first` on, times each token's row of `cols` elements:
+/// one `f32 x lanes` a token.
+pub(super) fn panel_dot(
+    b: &mut KernelBuilder,
+    layout: &Layout,
+    cols: u64,
+    panel: Value,
+    first: u64,
+    lanes: u16,
+    x: &Rows<'_>,
+) -> Vec<Value> {
+    match (layout, x) {
+        (Layout::Float(store), Rows::F32(x)) => float_dot(b, *store, cols, panel, first, lanes, x),
+        (Layout::Quant(q), Rows::Q8(x, rows)) => quant_dot(b, q, cols, panel, first, lanes, x, rows),
+        (Layout::Quant(q), Rows::F32(x)) => quant_f32_dot(b, q, cols, panel, first, lanes, x),
+        (Layout::Float(_), Rows::Q8(..)) => unreachable!("the planner keeps float weights on f32 activations"),
+    }
+}
+
+fn float_dot(
+    b: &mut KernelBuilder,
+    store: Store,
+    cols: u64,
+    panel: Value,
+    first: u64,
+    lanes: u16,
+    x: &[Value],
+) -> Vec<Value> {
+    let (size, step) = (store.bytes(), 4u64);
+    let zero = b.f32(lanes, 0.0);
+    let (lo, hi) = (b.i64(0), b.i64(cols as i64));
+    let init = vec![zero; x.len()];
+    let unroll = if cols.is_multiple_of(step) { step } else { 1 };
+    b.for_(lo, hi, unroll as i64, &init, |b, k, acc| {
+        let mut acc = acc.to_vec();
+        let w = b.index(panel, k, (ROWS * size) as i64);
+        let xs: Vec<Value> = x.iter().map(|&x| b.index(x, k, 4)).collect();
+        for u in 0..unroll {
+            let wv = b.load_f32(scalar(store), lanes, w, ((u * ROWS + first) * size) as i64);
+            for (a, &x) in acc.iter_mut().zip(&xs) {
+                let s = b.load(Type::F32, x, u as i64 * 4);
+                let s = b.splat(s, lanes);
+                *a = b.fma(wv, s, *a);
+            }
+        }
+        acc
+    })
+}
+
+/// One level of scales of a block, ready to be multiplied.
+fn top(b: &mut KernelBuilder, l: &LevelLayout, block: Value, first: u64, lanes: u16) -> Value {
+    b.load_f32(scalar(l.store), lanes, block, (l.top + first * l.store.bytes()) as i64)
+}
+
+fn sub(b: &mut KernelBuilder, at: Value, offset: u64, lanes: u16) -> Value {
+    let s = b.load(Type::I8.x(lanes), at, offset as i64);
+    let s = b.sext(s, Scalar::I32);
+    b.int_to_f(s, Scalar::F32)
+}
+
+/// Loads the planes of a unit lazily and merges them into unsigned codes.
+pub(super) struct Codes<'q> {
+    q: &'q QuantLayout,
+    unit: Value,
+    first: u64,
+    lanes: u16,
+    table: Option<Value>,
+    loaded: Vec<((usize, u64), Value)>,
+}
+
+impl<'q> Codes<'q> {
+    /// Codes of the unit whose planes start at `unit`, rows `first..first + lanes` of the panel.
+    pub(super) fn new(q: &'q QuantLayout, unit: Value, first: u64, lanes: u16, table: Option<Value>) -> Self {
+        Codes { q, unit, first, lanes, table, loaded: vec![] }
+    }
+
+    /// Order of dwords in which each dword of the first plane is loaded once and dropped early.
+    fn order(q: &QuantLayout) -> Vec<u64> {
+        let w = u64::from(q.planes[0]);
+        (0..w).flat_map(|p| (0..8 / w).map(move |s| p + s * w)).collect()
+    }
+
+    /// Codes of dword `t`: `i8 x 4 lanes`, unsigned.
+    pub(super) fn dword(&mut self, b: &mut KernelBuilder, t: u64) -> Value {
+        let ints = Type::I32.x(self.lanes);
+        let (mut at, mut low) = (0, 0i64);
+        let mut merged: Option<Value> = None;
+        for (i, &width) in self.q.planes.iter().enumerate() {
+            let w = u64::from(width);
+            let (p, shift) = (t % w, w as i64 * (t / w) as i64);
+            let offset = at + (p * ROWS + self.first) * 4;
+            let key = (i, p);
+            let v = match self.loaded.iter().find(|(k, _)| *k == key) {
+                Some((_, v)) => *v,
+                None => {
+                    let v = b.load(ints, self.unit, offset as i64);
+                    self.loaded.push((key, v));
+                    v
+                }
+            };
+            let mut v = v;
+            if width < 8 {
+                // One shift brings the bits to their place in the code; the mask is there, too.
+                let by = b.int(Type::I32, (shift - low).abs());
+                if shift > low {
+                    v = b.shr_u(v, by);
+                } else if shift < low {
+                    v = b.shl(v, by);
+                }
+                let byte = ((1i64 << width) - 1) << low;
+                let mask = b.int(ints, i64::from((byte * 0x0101_0101) as u32 as i32));
+                v = b.and(v, mask);
+            }
+            merged = Some(match merged {
+                Some(m) => b.or(m, v),
+                None => v,
+            });
+            at += w * ROWS * 4;
+            low += i64::from(width);
+        }
+        let codes = b.bitcast(merged.expect("a code has a plane"), Type::I8.x(self.lanes * 4));
+        match self.table {
+            Some(table) => b.swizzle(table, codes),
+            None => codes,
+        }
+    }
+}
+
+/// The look-up table of a format that has one, in a register.
+pub(super) fn code_table(b: &mut KernelBuilder, q: &QuantLayout) -> Option<Value> {
+    let bytes = q.table.as_ref()?;
+    let mut v = b.int(Type::I64.x(2), 0);
+    for (lane, half) in bytes.chunks_exact(8).enumerate() {
+        let word = b.i64(i64::from_le_bytes(half.try_into().expect("8 bytes")));
+        v = b.insert(v, word, lane as i64);
+    }
+    Some(b.bitcast(v, Type::I8.x(16)))
+}
+
+#[allow(clippy::too_many_arguments, reason = "the product's dimensions, all of one call site")]
+fn quant_dot(
+    b: &mut KernelBuilder,
+    q: &QuantLayout,
+    cols: u64,
+    panel: Value,
+    first: u64,
+    lanes: u16,
+    x: &[Value],
+    rows: &Q8Rows,
+) -> Vec<Value> {
+    let table = code_table(b, q);
+    let bits: u32 = q.planes.iter().sum();
+    let unit_bytes = ROWS * UNIT * u64::from(bits) / 8;
+    let units = q.block / UNIT;
+    let zero = b.f32(lanes, 0.0);
+    let two_level = q.scale.sub.is_some() || q.min.as_ref().is_some_and(|m| m.sub.is_some());
+    let (lo, hi) = (b.i64(0), b.i64((cols / q.block) as i64));
+    b.for_(lo, hi, 1, &vec![zero; x.len()], |b, block, acc| {
+        let base = b.index(panel, block, q.bytes as i64);
+        let unit0 = b.mul_imm(block, units as i64);
+        let scale = top(b, &q.scale, base, first, lanes);
+        let min = q.min.as_ref().map(|m| top(b, m, base, first, lanes));
+        if !two_level && units == 1 {
+            return unit_dot(b, q, base, unit0, first, lanes, x, rows, table, (scale, min), acc);
+        }
+        // Sums of the sub-scaled products, and of the sub-scaled mins, over the units of the block.
+        let (u0, u1) = (b.i64(0), b.i64(units as i64));
+        let n = x.len();
+        let per = if min.is_some() { 2 } else { 1 };
+        let sums = b.for_(u0, u1, 1, &vec![zero; n * per], |b, u, sums| {
+            let unit = b.add(unit0, u);
+            let at = b.index(base, u, unit_bytes as i64);
+            let groups = b.mul_imm(u, (UNIT / q.group * ROWS) as i64);
+            let subs = b.offset(base, groups);
+            unit_sums(b, q, at, unit, subs, first, lanes, x, rows, table, sums)
+        });
+        let mut out = vec![];
+        for j in 0..n {
+            let mut a = b.fma(sums[j], scale, acc[j]);
+            if let Some(min) = min {
+                a = b.fma(sums[n + j], min, a);
+            }
+            out.push(a);
+        }
+        out
+    })
+}
+
+/// Integer products of one unit: for each group, for each token, `sum((code + zero) x)` as f32.
+#[allow(clippy::too_many_arguments, reason = "one step of quant_dot")]
+fn unit_products(
+    b: &mut KernelBuilder,
+    q: &QuantLayout,
+    codes_at: (Value, u64),
+    unit: Value,
+    first: u64,
+    lanes: u16,
+    x: &[Value],
+    rows: &Q8Rows,
+    table: Option<Value>,
+) -> Vec<Vec<Value>> {
+    let groups = (UNIT / q.group) as usize;
+    let at = b.index_bytes(codes_at.0, codes_at.1);
+    let codes_ptr: Vec<Value> = x.iter().map(|&p| b.index(p, unit, UNIT as i64)).collect();
+    let mut acc: Vec<Vec<Value>> = (0..groups)
+        .map(|g| {
+            x.iter()
+                .map(|&p| {
+                    if q.zero == 0 {
+                        return b.int(Type::I32.x(lanes), 0);
+                    }
+                    let sum = rows.load_sum(b, p, unit, (groups > 1).then_some(g as u64));
+                    let start = b.mul_imm(sum, i64::from(q.zero));
+                    b.splat(start, lanes)
+                })
+                .collect()
+        })
+        .collect();
+    let mut codes = Codes::new(q, at, first, lanes, table);
+    for t in Codes::order(q) {
+        let c = codes.dword(b, t);
+        let g = if groups > 1 { (t / 4) as usize } else { 0 };
+        for (a, &p) in acc[g].iter_mut().zip(&codes_ptr) {
+            let w = b.load(Type::I32, p, t as i64 * 4);
+            let w = b.splat(w, lanes);
+            let w = b.bitcast(w, Type::I8.x(lanes * 4));
+            *a = b.dot4(*a, c, w);
+        }
+    }
+    acc.into_iter().map(|g| g.into_iter().map(|a| b.int_to_f(a, Scalar::F32)).collect()).collect()
+}
+
+/// A block of one unit with one level of scales: straight into the accumulators.
+#[allow(clippy::too_many_arguments, reason = "one step of quant_dot")]
+fn unit_dot(
+    b: &mut KernelBuilder,
+    q: &QuantLayout,
+    base: Value,
+    unit: Value,
+    first: u64,
+    lanes: u16,
+    x: &[Value],
+    rows: &Q8Rows,
+    table: Option<Value>,
+    (scale, min): (Value, Option<Value>),
+    acc: &[Value],
+) -> Vec<Value> {
+    let products = unit_products(b, q, (base, q.codes), unit, first, lanes, x, rows, table);
+    let mut out = vec![];
+    for (j, &p) in x.iter().enumerate() {
+        let dx = rows.load_scale(b, p, unit);
+        let dxs = b.splat(dx, lanes);
+        let mut a = acc[j];
+        for g in &products {
+            let s = b.mul(scale, dxs);
+            a = b.fma(g[j], s, a);
+        }
+        if let Some(min) = min {
+            let s = rows.load_scaled_sum(b, p, unit, dx, None);
+            let s = b.splat(s, lanes);
+            a = b.fma(min, s, a);
+        }
+        out.push(a);
+    }
+    out
+}
+
+/// One unit of a two-level block: adds to the sums of products, then to the sums of mins.
+#[allow(clippy::too_many_arguments, reason = "one step of quant_dot")]
+fn unit_sums(
+    b: &mut KernelBuilder,
+    q: &QuantLayout,
+    at: Value,
+    unit: Value,
+    subs: Value,
+    first: u64,
+    lanes: u16,
+    x: &[Value],
+    rows: &Q8Rows,
+    table: Option<Value>,
+    sums: &[Value],
+) -> Vec<Value> {
+    let products = unit_products(b, q, (at, q.codes), unit, first, lanes, x, rows, table);
+    let groups = products.len();
+    let mut out = sums.to_vec();
+    for (j, &p) in x.iter().enumerate() {
+        let dx = rows.load_scale(b, p, unit);
+        let dxs = b.splat(dx, lanes);
+        for (g, product) in products.iter().enumerate() {
+            let at = |offset: u64| offset + g as u64 * ROWS + first;
+            let s = match q.scale.sub {
+                Some(o) => {
+                    let s = sub(b, subs, at(o), lanes);
+                    b.mul(s, dxs)
+                }
+                None => dxs,
+            };
+            out[j] = b.fma(product[j], s, out[j]);
+            if let Some(min) = &q.min {
+                let s = rows.load_scaled_sum(b, p, unit, dx, (groups > 1).then_some(g as u64));
+                let s = b.splat(s, lanes);
+                let k = x.len() + j;
+                out[k] = match min.sub {
+                    Some(o) => {
+                        let m = sub(b, subs, at(o), lanes);
+                        b.fma(m, s, out[k])
+                    }
+                    None => b.add(out[k], s),
+                };
+            }
+        }
+    }
+    out
+}
+
+/// Quantised weights with f32 activations: decodes each element to f32. The precise path, and the slow one.
+fn quant_f32_dot(
+    b: &mut KernelBuilder,
+    q: &QuantLayout,
+    cols: u64,
+    panel: Value,
+    first: u64,
+    lanes: u16,
+    x: &[Value],
+) -> Vec<Value> {
+    let table = code_table(b, q);
+    let bits: u32 = q.planes.iter().sum();
+    let unit_bytes = ROWS * UNIT * u64::from(bits) / 8;
+    let per_block = q.block / UNIT;
+    let zero = b.f32(lanes, 0.0);
+    let (lo, hi) = (b.i64(0), b.i64((cols / UNIT) as i64));
+    b.for_(lo, hi, 1, &vec![zero; x.len()], |b, unit, acc| {
+        let mut acc = acc.to_vec();
+        let d = b.i64(per_block as i64);
+        let block = b.div_s(unit, d);
+        let u = b.rem_s(unit, d);
+        let base = b.index(panel, block, q.bytes as i64);
+        let at = b.index(base, u, unit_bytes as i64);
+        let at = b.index_bytes(at, q.codes);
+        let per_unit = UNIT / q.group;
+        let sub_rows = b.mul_imm(u, (per_unit * ROWS) as i64);
+        let subs = b.offset(base, sub_rows);
+        let scale = top(b, &q.scale, base, first, lanes);
+        let min = q.min.as_ref().map(|m| top(b, m, base, first, lanes));
+        let xs: Vec<Value> = x.iter().map(|&p| b.index(p, unit, UNIT as i64 * 4)).collect();
+        let mut codes = Codes::new(q, at, first, lanes, table);
+        let zero_point = b.int(Type::I32.x(lanes), i64::from(q.zero));
+        let byte = b.int(Type::I32.x(lanes), 255);
+        for g in 0..per_unit {
+            let o = |offset: u64| offset + g * ROWS + first;
+            let s = match q.scale.sub {
+                Some(at) => {
+                    let v = sub(b, subs, o(at), lanes);
+                    b.mul(v, scale)
+                }
+                None => scale,
+            };
+            let m = q.min.as_ref().zip(min).map(|(l, min)| match l.sub {
+                Some(at) => {
+                    let v = sub(b, subs, o(at), lanes);
+                    b.mul(v, min)
+                }
+                None => min,
+            });
+            for t in g * 8 / per_unit..(g + 1) * 8 / per_unit {
+                let c = codes.dword(b, t);
+                let c = b.bitcast(c, Type::I32.x(lanes));
+                for e in 0..4u64 {
+                    let by = b.int(Type::I32, 8 * e as i64);
+                    let v = b.shr_u(c, by);
+                    let v = b.and(v, byte);
+                    let v = b.add(v, zero_point);
+                    let v = b.int_to_f(v, Scalar::F32);
+                    let v = match m {
+                        Some(m) => b.fma(v, s, m),
+                        None => b.mul(v, s),
+                    };
+                    for (a, &p) in acc.iter_mut().zip(&xs) {
+                        let s = b.load(Type::F32, p, ((t * 4 + e) * 4) as i64);
+                        let s = b.splat(s, lanes);
+                        *a = b.fma(v, s, *a);
+                    }
+                }
+            }
+        }
+        acc
+    })
+}

@@ -1,0 +1,180 @@
+//! Rounding activations to int8 blocks, with the RMS norm that comes before.
+//!
+//! The norm's row scale commutes with the matmul, but the rounding has to see `gamma * x`; so norm and rounding are one
+//! kernel, run once a row, and every matmul that reads the row shares its result.
+
+use super::{Params, Schedule, if_token};
+use tilewright_ir::kernel::{Kernel, KernelBuilder, Pred, Scalar, Type, Value};
+
+/// Layout of int8 rows of `width` elements: `[codes i8][scales f32 / 32][sums i32 / 32][sums i32 / 16]`.
+///
+/// The sums of codes are what zero points and mins of weights multiply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Q8Rows {
+    /// Elements a row, a multiple of 32.
+    pub width: u64,
+}
+
+impl Q8Rows {
+    /// Bytes of a row.
+    pub fn bytes(self) -> u64 {
+        self.width + self.width / 32 * 16
+    }
+
+    fn scales(self) -> i64 {
+        self.width as i64
+    }
+
+    fn sums32(self) -> i64 {
+        self.scales() + self.width as i64 / 8
+    }
+
+    fn sums16(self) -> i64 {
+        self.sums32() + self.width as i64 / 8
+    }
+
+    /// Scale of block `unit`.
+    pub(super) fn load_scale(self, b: &mut KernelBuilder, row: Value, unit: Value) -> Value {
+        let p = b.index(row, unit, 4);
+        b.load(Type::F32, p, self.scales())
+    }
+
+    /// Sum of the codes of block `unit`, or of its half `half`, as i32.
+    pub(super) fn load_sum(self, b: &mut KernelBuilder, row: Value, unit: Value, half: Option<u64>) -> Value {
+        match half {
+            None => {
+                let p = b.index(row, unit, 4);
+                b.load(Type::I32, p, self.sums32())
+            }
+            Some(h) => {
+                let p = b.index(row, unit, 8);
+                b.load(Type::I32, p, self.sums16() + 4 * h as i64)
+            }
+        }
+    }
+
+    /// [`Q8Rows::load_sum`] times the block's scale, f32.
+    pub(super) fn load_scaled_sum(
+        self,
+        b: &mut KernelBuilder,
+        row: Value,
+        unit: Value,
+        scale: Value,
+        half: Option<u64>,
+    ) -> Value {
+        let s = self.load_sum(b, row, unit, half);
+        let s = b.int_to_f(s, Scalar::F32);
+        b.mul(s, scale)
+    }
+
+    /// Rounds 32 floats, given as two vectors of 16, into block `unit` of `row`.
+    pub(super) fn store_block(self, b: &mut KernelBuilder, x: [Value; 2], row: Value, unit: Value) {
+        let abs = x.map(|v| b.abs(v));
+        let top = b.fmax(abs[0], abs[1]);
+        let top = b.max_lane(top);
+        let k = b.f32(1, 1.0 / 127.0);
+        let scale = b.mul(top, k);
+        let zero = b.f32(1, 0.0);
+        let some = b.cmp(Pred::Sgt, scale, zero);
+        let one = b.f32(1, 1.0);
+        let inverse = b.div(one, scale);
+        let inverse = b.select(some, inverse, zero);
+        let inverse = b.splat(inverse, 16);
+        let codes = b.index(row, unit, 32);
+        let at4 = b.index(row, unit, 4);
+        let at8 = b.index(row, unit, 8);
+        let mut total = b.int(Type::I32, 0);
+        for (h, v) in x.into_iter().enumerate() {
+            let v = b.mul(v, inverse);
+            let v = b.nearest(v);
+            let v = b.f_to_int(v, Scalar::I32);
+            let sum = b.sum(v);
+            total = b.add(total, sum);
+            b.store(sum, at8, self.sums16() + 4 * h as i64);
+            let v = b.trunc(v, Scalar::I8);
+            b.store(v, codes, 16 * h as i64);
+        }
+        b.store(scale, at4, self.scales());
+        b.store(total, at4, self.sums32());
+    }
+}
+
+/// `quantize`, with or without the norm. Arguments: x, [gamma], out; scalars: tokens. One chunk a token.
+#[derive(Clone, Debug)]
+pub struct Quantize {
+    /// Elements a row.
+    pub width: u64,
+    /// Bytes from one row of x to the next.
+    pub x_stride: u64,
+    /// Epsilon of the norm, if there is one.
+    pub norm: Option<f32>,
+    /// Most tokens of a run.
+    pub max_tokens: u32,
+}
+
+impl Schedule for Quantize {
+    fn signature(&self) -> String {
+        format!("quantize w{} xs{} norm{:?} t{}", self.width, self.x_stride, self.norm, self.max_tokens)
+    }
+
+    fn chunks(&self, _: &Params) -> u32 {
+        self.max_tokens
+    }
+
+    fn build(&self, name: &str, _: &Params) -> Kernel {
+        let mut b = KernelBuilder::new(name);
+        let x = b.ptr_param("x");
+        let gamma = self.norm.map(|_| b.ptr_param("gamma"));
+        let out = b.ptr_param("out");
+        let tokens = b.int_param("tokens");
+        let token = b.chunk_id();
+        let rows = Q8Rows { width: self.width };
+        if_token(&mut b, token, tokens, |b| {
+            let x = b.index(x, token, self.x_stride as i64);
+            let out = b.index(out, token, rows.bytes() as i64);
+            let factor = self.norm.map(|eps| {
+                let f = rms_factor(b, x, self.width, eps);
+                b.splat(f, 16)
+            });
+            let (lo, hi) = (b.i64(0), b.i64(self.width as i64 / 32));
+            b.for_(lo, hi, 1, &[], |b, unit, _| {
+                let xp = b.index(x, unit, 128);
+                let gp = gamma.map(|g| b.index(g, unit, 128));
+                let block = [0, 1].map(|h| {
+                    let v = b.load(Type::F32.x(16), xp, 64 * h);
+                    match (factor, gp) {
+                        (Some(f), Some(g)) => {
+                            let g = b.load(Type::F32.x(16), g, 64 * h);
+                            let v = b.mul(v, f);
+                            b.mul(v, g)
+                        }
+                        _ => v,
+                    }
+                });
+                rows.store_block(b, block, out, unit);
+                vec![]
+            });
+        });
+        b.finish()
+    }
+}
+
+/// `1 / sqrt(mean(x^2) + eps)` of `n` f32 at `x`.
+pub(super) fn rms_factor(b: &mut KernelBuilder, x: Value, n: u64, eps: f32) -> Value {
+    let lanes = [16u16, 8, 4, 2, 1].into_iter().find(|&l| n.is_multiple_of(u64::from(l))).unwrap_or(1);
+    let (lo, hi) = (b.i64(0), b.i64(n as i64));
+    let zero = b.f32(lanes, 0.0);
+    let sums = b.for_(lo, hi, i64::from(lanes), &[zero], |b, i, acc| {
+        let p = b.index(x, i, 4);
+        let v = b.load(Type::F32.x(lanes), p, 0);
+        vec![b.fma(v, v, acc[0])]
+    });
+    let sum = if lanes > 1 { b.sum(sums[0]) } else { sums[0] };
+    let k = b.f32(1, 1.0 / n as f64);
+    let mean = b.mul(sum, k);
+    let eps = b.f32(1, f64::from(eps));
+    let v = b.add(mean, eps);
+    let root = b.sqrt(v);
+    let one = b.f32(1, 1.0);
+    b.div(one, root)
+}

@@ -1,0 +1,566 @@
+//! Interpreter of kernel IR: the meaning of the op table, written to be read.
+//!
+//! It checks what a back end leaves to luck: every access stays inside its buffer, `local` memory is written before it
+//! is read, shift counts and table indices are in range, nothing is divided by zero. With [`Precision::F64`] it is the
+//! oracle against which the rounding of schedules is measured.
+//!
+//! ```
+//! use tilewright_ir::kernel::{KernelBuilder, Type, interp};
+//! let mut b = KernelBuilder::new("twice");
+//! let (x, y) = (b.ptr_param("x"), b.ptr_param("y"));
+//! let v = b.load(Type::F32.x(2), x, 0);
+//! let d = b.add(v, v);
+//! b.store(d, y, 0);
+//! let mut buffers = [[1f32, 2.5].map(f32::to_le_bytes).concat(), vec![0; 8]];
+//! interp::run(&b.finish(), &mut buffers, &[], 0).unwrap();
+//! assert_eq!(buffers[1], [2f32, 5.0].map(f32::to_le_bytes).concat());
+//! ```
+
+use half::{bf16, f16};
+use smallvec::{SmallVec, smallvec};
+use thiserror::Error;
+
+use super::{Block, Imm, Inst, Kernel, Opcode, Pred, Scalar, Type, Value, VerifyErrors, inst_line, verify};
+
+/// How `f32` arithmetic is done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// As the machine does it: each `f32` operation rounds to `f32`.
+    #[default]
+    F32,
+    /// `f32` values are held as `f64`, constants too, and are rounded only where their bits show: at a store, a bitcast
+    /// and a narrowing to `f16` or `bf16`.
+    F64,
+}
+
+/// Where a pointer parameter points.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pointer {
+    /// Index of the buffer.
+    pub buffer: usize,
+    /// Bytes from its start.
+    pub offset: usize,
+}
+
+/// Why a run stopped.
+#[derive(Clone, Debug, PartialEq, Error)]
+pub enum InterpError {
+    /// The kernel is not valid.
+    #[error("{0}")]
+    Invalid(#[from] VerifyErrors),
+    /// The caller's arguments do not fit the kernel's parameters.
+    #[error("{0}")]
+    Arguments(String),
+    /// An instruction did what it must not.
+    #[error("`{inst}`: {fault}")]
+    Fault {
+        /// The instruction in text form.
+        inst: String,
+        /// What it did.
+        fault: Fault,
+    },
+}
+
+/// What an instruction did wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Fault {
+    /// Access outside of the buffer.
+    #[error("{bytes} bytes at {offset} are outside of {region}, which has {size} bytes")]
+    OutOfBounds {
+        /// The buffer or local memory.
+        region: String,
+        /// Where it began.
+        offset: i64,
+        /// How much it touched.
+        bytes: usize,
+        /// How much there is.
+        size: usize,
+    },
+    /// Read of local memory never written.
+    #[error("byte {offset} of {region} is read before it is written")]
+    Uninitialised {
+        /// The local memory.
+        region: String,
+        /// First such byte.
+        offset: usize,
+    },
+    /// Integer division by zero.
+    #[error("division by zero")]
+    DivisionByZero,
+    /// The smallest integer divided by -1.
+    #[error("division overflows")]
+    DivisionOverflow,
+    /// Shift by the lane's width or more.
+    #[error("shift count {0} is out of range")]
+    ShiftCount(i64),
+    /// Swizzle index over 15.
+    #[error("table index {0} is out of range")]
+    TableIndex(u64),
+    /// Pointer far outside of its buffer.
+    #[error("pointer {0} bytes from its buffer")]
+    PointerRange(i128),
+}
+
+/// Runs one chunk, pointer parameter `k` being the start of buffer `k`, in [`Precision::F32`].
+pub fn run<B: AsMut<[u8]>>(
+    kernel: &Kernel,
+    buffers: &mut [B],
+    scalars: &[i64],
+    chunk: i64,
+) -> Result<(), InterpError> {
+    let pointers: Vec<Pointer> = (0..buffers.len()).map(|buffer| Pointer { buffer, offset: 0 }).collect();
+    run_at(kernel, Precision::F32, buffers, &pointers, scalars, chunk)
+}
+
+/// Runs one chunk; pointer parameters may share a buffer.
+pub fn run_at<B: AsMut<[u8]>>(
+    kernel: &Kernel,
+    precision: Precision,
+    buffers: &mut [B],
+    pointers: &[Pointer],
+    scalars: &[i64],
+    chunk: i64,
+) -> Result<(), InterpError> {
+    verify(kernel)?;
+    let is_pointer = |v: Value| kernel.ty(v) == Type::PTR;
+    let wanted = kernel.params.iter().filter(|p| is_pointer(p.value)).count();
+    let given = (pointers.len(), scalars.len());
+    if given != (wanted, kernel.params.len() - wanted) {
+        return Err(InterpError::Arguments(format!(
+            "@{} takes {wanted} pointers and {} scalars, got {} and {}",
+            kernel.name,
+            kernel.params.len() - wanted,
+            given.0,
+            given.1
+        )));
+    }
+    let regions: Vec<Region> = buffers.iter_mut().map(|b| Region::Buffer(b.as_mut())).collect();
+    let mut m = Machine { kernel, precision, chunk, regions, values: vec![Lanes::new(); kernel.types.len()] };
+    let (mut pointers, mut scalars) = (pointers.iter(), scalars.iter());
+    for p in &kernel.params {
+        let bits = if is_pointer(p.value) {
+            let at = pointers.next().expect("counted above");
+            let offset = i64::try_from(at.offset).ok().filter(|&o| o < OFFSET_LIMIT);
+            match offset {
+                Some(offset) if at.buffer < buffers_limit(m.regions.len()) => address(at.buffer, offset),
+                _ => return Err(InterpError::Arguments(format!("%{} has no such place as {at:?}", p.name))),
+            }
+        } else {
+            *scalars.next().expect("counted above") as u64
+        };
+        m.values[p.value.0 as usize] = smallvec![bits];
+    }
+    m.block(&kernel.body)
+}
+
+/// Bit patterns of the lanes, integers zero-extended. An `f32` is its bits, or with [`Precision::F64`] those of an `f64`.
+type Lanes = SmallVec<[u64; 16]>;
+
+/// A pointer is a region in the high 16 bits and a signed offset in the low 48.
+const OFFSET_BITS: u32 = 48;
+const OFFSET_LIMIT: i64 = 1 << (OFFSET_BITS - 1);
+
+fn buffers_limit(buffers: usize) -> usize {
+    buffers.min(1 << (64 - OFFSET_BITS - 1))
+}
+
+fn address(region: usize, offset: i64) -> u64 {
+    (region as u64) << OFFSET_BITS | offset as u64 & ((1 << OFFSET_BITS) - 1)
+}
+
+fn region_and_offset(address: u64) -> (usize, i64) {
+    ((address >> OFFSET_BITS) as usize, (address << (64 - OFFSET_BITS)) as i64 >> (64 - OFFSET_BITS))
+}
+
+enum Region<'a> {
+    Buffer(&'a mut [u8]),
+    /// Bytes, and which of them have been written.
+    Local(Vec<u8>, Vec<bool>),
+}
+
+impl Region<'_> {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Region::Buffer(b) => b,
+            Region::Local(b, _) => b,
+        }
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        match self {
+            Region::Buffer(b) => b,
+            Region::Local(b, _) => b,
+        }
+    }
+}
+
+struct Machine<'a> {
+    kernel: &'a Kernel,
+    precision: Precision,
+    chunk: i64,
+    regions: Vec<Region<'a>>,
+    values: Vec<Lanes>,
+}
+
+impl Machine<'_> {
+    fn lanes(&self, v: Value) -> &Lanes {
+        &self.values[v.0 as usize]
+    }
+
+    fn scalar(&self, v: Value) -> u64 {
+        self.lanes(v)[0]
+    }
+
+    fn set(&mut self, v: Value, lanes: Lanes) {
+        self.values[v.0 as usize] = lanes;
+    }
+
+    fn copy_all(&mut self, from: &[Value], to: &[Value]) {
+        let lanes: SmallVec<[Lanes; 4]> = from.iter().map(|&v| self.lanes(v).clone()).collect();
+        for (&v, lanes) in to.iter().zip(lanes) {
+            self.set(v, lanes);
+        }
+    }
+
+    fn block(&mut self, block: &Block) -> Result<(), InterpError> {
+        for inst in &block.insts {
+            match inst.op {
+                Opcode::For => self.for_loop(inst)?,
+                Opcode::If => {
+                    let arm = &inst.blocks[usize::from(self.scalar(inst.args[0]) == 0)];
+                    self.block(arm)?;
+                    self.copy_all(&arm.yields, &inst.results);
+                }
+                _ => {
+                    let lanes = self
+                        .compute(inst)
+                        .map_err(|fault| InterpError::Fault { inst: inst_line(self.kernel, inst), fault })?;
+                    if let Some(&r) = inst.results.first() {
+                        self.set(r, lanes);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn for_loop(&mut self, inst: &Inst) -> Result<(), InterpError> {
+        let body = &inst.blocks[0];
+        let (mut i, end) = (self.scalar(inst.args[0]) as i64, self.scalar(inst.args[1]) as i64);
+        self.copy_all(&inst.args[2..], &body.params[1..]);
+        while i < end {
+            self.set(body.params[0], smallvec![i as u64]);
+            self.block(body)?;
+            self.copy_all(&body.yields, &body.params[1..]);
+            let Some(next) = i.checked_add(int_imm(inst)) else { break };
+            i = next;
+        }
+        self.copy_all(&body.params[1..], &inst.results);
+        Ok(())
+    }
+
+    /// Lanes of the result; none for a store.
+    fn compute(&mut self, inst: &Inst) -> Result<Lanes, Fault> {
+        use Opcode::*;
+        let args = &inst.args;
+        let from = args.first().map(|&a| self.kernel.ty(a)).unwrap_or(Type::I64);
+        let to = inst.results.first().map(|&r| self.kernel.ty(r)).unwrap_or(Type::I64);
+        let get = |v: Value| self.lanes(v);
+        Ok(match inst.op {
+            Const => {
+                let bits = match inst.imm {
+                    Imm::Float(v) => self.put(to.scalar, v),
+                    _ => int_imm(inst) as u64 & mask(to.scalar),
+                };
+                smallvec![bits; usize::from(to.lanes)]
+            }
+            Add | Sub | Mul | Div | Fma | Neg | Abs | Sqrt | Floor | Nearest | Fmin | Fmax if from.scalar.is_float() => {
+                let lane = |k: usize, i: usize| args.get(k).map_or(0, |&v| get(v)[i]);
+                let n = usize::from(from.lanes);
+                (0..n).map(|i| self.float(inst.op, from.scalar, lane(0, i), lane(1, i), lane(2, i))).collect()
+            }
+            Neg => get(args[0]).iter().map(|&a| a.wrapping_neg() & mask(from.scalar)).collect(),
+            Add | Sub | Mul | Smin | Smax | And | Or | Xor | DivS | RemS => {
+                let pairs = get(args[0]).iter().zip(get(args[1]));
+                pairs.map(|(&a, &b)| integer(inst.op, from.scalar, a, b)).collect::<Result<_, _>>()?
+            }
+            Shl | ShrU | ShrS => {
+                let count = signed(self.scalar(args[1]), Scalar::I32);
+                if count < 0 || count >= i64::from(width(from.scalar)) {
+                    return Err(Fault::ShiftCount(count));
+                }
+                let shift = |a: u64| match inst.op {
+                    Shl => a << count & mask(from.scalar),
+                    ShrU => a >> count,
+                    _ => (signed(a, from.scalar) >> count) as u64 & mask(from.scalar),
+                };
+                get(args[0]).iter().map(|&a| shift(a)).collect()
+            }
+            Cmp => {
+                let Imm::Pred(p) = inst.imm else { unreachable!("verified") };
+                let pairs = get(args[0]).iter().zip(get(args[1]));
+                pairs.map(|(&a, &b)| u64::from(self.compare(p, from.scalar, a, b))).collect()
+            }
+            Select => {
+                let (c, a, b) = (get(args[0]), get(args[1]), get(args[2]));
+                let holds = |i: usize| c[if c.len() == 1 { 0 } else { i }] != 0;
+                (0..a.len()).map(|i| if holds(i) { a[i] } else { b[i] }).collect()
+            }
+            Sext => get(args[0]).iter().map(|&a| signed(a, from.scalar) as u64 & mask(to.scalar)).collect(),
+            Zext => get(args[0]).clone(),
+            Trunc => get(args[0]).iter().map(|&a| a & mask(to.scalar)).collect(),
+            IntToF => get(args[0]).iter().map(|&a| self.int_to_float(to.scalar, signed(a, from.scalar))).collect(),
+            // `as` has the wanted meaning: towards zero, saturating, NaN to 0.
+            FToInt => {
+                get(args[0]).iter().map(|&a| u64::from(self.get(from.scalar, a) as i32 as u32)).collect()
+            }
+            Fext => get(args[0]).iter().map(|&a| self.put(to.scalar, self.get(from.scalar, a))).collect(),
+            Fround => get(args[0]).iter().map(|&a| self.narrow(from.scalar, to.scalar, a)).collect(),
+            Bitcast => self.unpack(to, &self.pack(from, get(args[0]))),
+            Splat => smallvec![self.scalar(args[0]); usize::from(to.lanes)],
+            Extract => smallvec![get(args[0])[int_imm(inst) as usize]],
+            Insert => {
+                let mut v = get(args[0]).clone();
+                v[int_imm(inst) as usize] = self.scalar(args[1]);
+                v
+            }
+            Low => get(args[0])[..usize::from(to.lanes)].into(),
+            High => get(args[0])[usize::from(to.lanes)..].into(),
+            Swizzle => {
+                let table = get(args[0]);
+                let look = |&i: &u64| table.get(i as usize).copied().ok_or(Fault::TableIndex(i));
+                get(args[1]).iter().map(look).collect::<Result<_, _>>()?
+            }
+            Sum | MaxLane => {
+                let mut v = get(args[0]).clone();
+                while v.len() > 1 {
+                    let half = v.len() / 2;
+                    for i in 0..half {
+                        v[i] = match inst.op {
+                            MaxLane => self.float(Fmax, from.scalar, v[i], v[i + half], 0),
+                            _ if from.scalar.is_float() => self.float(Add, from.scalar, v[i], v[i + half], 0),
+                            _ => integer(Add, from.scalar, v[i], v[i + half])?,
+                        };
+                    }
+                    v.truncate(half);
+                }
+                v
+            }
+            Dot4 => {
+                let (acc, u, s) = (get(args[0]), get(args[1]), get(args[2]));
+                let product = |i: usize| (u[i] as i64).wrapping_mul(signed(s[i], Scalar::I8));
+                let dot = |i: usize| (4 * i..4 * i + 4).map(product).sum::<i64>();
+                (0..acc.len()).map(|i| acc[i].wrapping_add(dot(i) as u64) & mask(Scalar::I32)).collect()
+            }
+            Load => {
+                let (region, at) = self.span(args[0], int_imm(inst), to.bytes() as usize)?;
+                let range = at..at + to.bytes() as usize;
+                if let Region::Local(_, written) = &self.regions[region]
+                    && let Some(gap) = written[range.clone()].iter().position(|w| !w)
+                {
+                    return Err(Fault::Uninitialised { region: self.region_name(region), offset: at + gap });
+                }
+                self.unpack(to, &self.regions[region].bytes()[range])
+            }
+            Store => {
+                let bytes = self.pack(from, get(args[0]));
+                let (region, at) = self.span(args[1], int_imm(inst), bytes.len())?;
+                self.regions[region].bytes_mut()[at..at + bytes.len()].copy_from_slice(&bytes);
+                if let Region::Local(_, written) = &mut self.regions[region] {
+                    written[at..at + bytes.len()].fill(true);
+                }
+                Lanes::new()
+            }
+            Offset => {
+                let (region, at) = region_and_offset(self.scalar(args[0]));
+                let at = i128::from(at) + i128::from(self.scalar(args[1]) as i64);
+                match i64::try_from(at) {
+                    Ok(at) if (-OFFSET_LIMIT..OFFSET_LIMIT).contains(&at) => smallvec![address(region, at)],
+                    _ => return Err(Fault::PointerRange(at)),
+                }
+            }
+            Local => {
+                let size = int_imm(inst) as usize;
+                self.regions.push(Region::Local(vec![0; size], vec![false; size]));
+                smallvec![address(self.regions.len() - 1, 0)]
+            }
+            ChunkId => smallvec![self.chunk as u64],
+            For | If | Div | Fma | Abs | Sqrt | Floor | Nearest | Fmin | Fmax => unreachable!("verified"),
+        })
+    }
+
+    fn region_name(&self, region: usize) -> String {
+        let buffers = self.regions.iter().filter(|r| matches!(r, Region::Buffer(_))).count();
+        if region < buffers { format!("buffer {region}") } else { format!("local memory {}", region - buffers) }
+    }
+
+    /// Region and start of an access of `bytes` bytes at `pointer + imm`.
+    fn span(&self, pointer: Value, imm: i64, bytes: usize) -> Result<(usize, usize), Fault> {
+        let (region, base) = region_and_offset(self.scalar(pointer));
+        let offset = base.saturating_add(imm);
+        let size = self.regions[region].bytes().len();
+        match usize::try_from(offset) {
+            Ok(at) if at.checked_add(bytes).is_some_and(|end| end <= size) => Ok((region, at)),
+            _ => Err(Fault::OutOfBounds { region: self.region_name(region), offset, bytes, size }),
+        }
+    }
+
+    fn unpack(&self, ty: Type, bytes: &[u8]) -> Lanes {
+        let lane = |chunk: &[u8]| {
+            let mut wide = [0; 8];
+            wide[..chunk.len()].copy_from_slice(chunk);
+            let bits = u64::from_le_bytes(wide);
+            if self.held_wide(ty.scalar) { f64::from(f32::from_bits(bits as u32)).to_bits() } else { bits }
+        };
+        bytes.chunks_exact(ty.scalar.bytes() as usize).map(lane).collect()
+    }
+
+    fn pack(&self, ty: Type, lanes: &Lanes) -> SmallVec<[u8; 64]> {
+        let mut out = SmallVec::new();
+        for &bits in lanes {
+            let wide = self.held_wide(ty.scalar);
+            let bits = if wide { u64::from((f64::from_bits(bits) as f32).to_bits()) } else { bits };
+            out.extend_from_slice(&bits.to_le_bytes()[..ty.scalar.bytes() as usize]);
+        }
+        out
+    }
+
+    /// True for `f32` values that are held as `f64`.
+    fn held_wide(&self, s: Scalar) -> bool {
+        s == Scalar::F32 && self.precision == Precision::F64
+    }
+
+    fn get(&self, s: Scalar, bits: u64) -> f64 {
+        match s {
+            Scalar::F16 => f16::from_bits(bits as u16).to_f64(),
+            Scalar::BF16 => bf16::from_bits(bits as u16).to_f64(),
+            Scalar::F32 if self.precision == Precision::F32 => f64::from(f32::from_bits(bits as u32)),
+            _ => f64::from_bits(bits),
+        }
+    }
+
+    fn put(&self, s: Scalar, v: f64) -> u64 {
+        match s {
+            Scalar::F16 => u64::from(f16::from_f64(v).to_bits()),
+            Scalar::BF16 => u64::from(bf16::from_f64(v).to_bits()),
+            Scalar::F32 if self.precision == Precision::F32 => u64::from((v as f32).to_bits()),
+            _ => v.to_bits(),
+        }
+    }
+
+    /// An `i64` goes to `f32` in one rounding, not through `f64`.
+    fn int_to_float(&self, to: Scalar, v: i64) -> u64 {
+        match to {
+            Scalar::F32 if !self.held_wide(to) => u64::from((v as f32).to_bits()),
+            _ => self.put(to, v as f64),
+        }
+    }
+
+    /// An `f32` goes to 16 bits from its 32 (in `f64` precision rounded to `f32` first, as in memory).
+    fn narrow(&self, from: Scalar, to: Scalar, bits: u64) -> u64 {
+        let v = self.get(from, bits);
+        match to {
+            Scalar::F16 => u64::from(f16::from_f32(v as f32).to_bits()),
+            Scalar::BF16 => u64::from(bf16::from_f32(v as f32).to_bits()),
+            _ => self.put(to, v),
+        }
+    }
+
+    fn float(&self, op: Opcode, s: Scalar, a: u64, b: u64, c: u64) -> u64 {
+        if s == Scalar::F32 && !self.held_wide(s) {
+            let f = |bits: u64| f32::from_bits(bits as u32);
+            u64::from(arith_f32(op, f(a), f(b), f(c)).to_bits())
+        } else {
+            arith_f64(op, f64::from_bits(a), f64::from_bits(b), f64::from_bits(c)).to_bits()
+        }
+    }
+
+    fn compare(&self, p: Pred, s: Scalar, a: u64, b: u64) -> bool {
+        if s.is_float() {
+            let (a, b) = (self.get(s, a), self.get(s, b));
+            return match p {
+                Pred::Eq => a == b,
+                Pred::Ne => a != b,
+                Pred::Slt => a < b,
+                Pred::Sle => a <= b,
+                Pred::Sgt => a > b,
+                Pred::Sge => a >= b,
+                Pred::Ult | Pred::Uge => unreachable!("verified"),
+            };
+        }
+        let (x, y) = (signed(a, s), signed(b, s));
+        match p {
+            Pred::Eq => x == y,
+            Pred::Ne => x != y,
+            Pred::Slt => x < y,
+            Pred::Sle => x <= y,
+            Pred::Sgt => x > y,
+            Pred::Sge => x >= y,
+            Pred::Ult => a < b,
+            Pred::Uge => a >= b,
+        }
+    }
+}
+
+macro_rules! arith {
+    ($name:ident, $t:ty) => {
+        fn $name(op: Opcode, a: $t, b: $t, c: $t) -> $t {
+            match op {
+                Opcode::Add => a + b,
+                Opcode::Sub => a - b,
+                Opcode::Mul => a * b,
+                Opcode::Div => a / b,
+                Opcode::Fma => a.mul_add(b, c),
+                Opcode::Neg => -a,
+                Opcode::Abs => a.abs(),
+                Opcode::Sqrt => a.sqrt(),
+                Opcode::Floor => a.floor(),
+                Opcode::Nearest => a.round_ties_even(),
+                Opcode::Fmin => if a < b { a } else { b },
+                Opcode::Fmax => if a > b { a } else { b },
+                _ => unreachable!("not float arithmetic"),
+            }
+        }
+    };
+}
+arith!(arith_f32, f32);
+arith!(arith_f64, f64);
+
+fn integer(op: Opcode, s: Scalar, a: u64, b: u64) -> Result<u64, Fault> {
+    let (x, y) = (signed(a, s), signed(b, s));
+    let wide = match op {
+        Opcode::Add => x.wrapping_add(y),
+        Opcode::Sub => x.wrapping_sub(y),
+        Opcode::Mul => x.wrapping_mul(y),
+        Opcode::Smin => x.min(y),
+        Opcode::Smax => x.max(y),
+        Opcode::And => x & y,
+        Opcode::Or => x | y,
+        Opcode::Xor => x ^ y,
+        _ if y == 0 => return Err(Fault::DivisionByZero),
+        _ if y == -1 && a == 1 << (width(s) - 1) => return Err(Fault::DivisionOverflow),
+        Opcode::DivS => x / y,
+        _ => x % y,
+    };
+    Ok(wide as u64 & mask(s))
+}
+
+fn int_imm(inst: &Inst) -> i64 {
+    match inst.imm {
+        Imm::Int(v) => v,
+        _ => unreachable!("verified"),
+    }
+}
+
+fn width(s: Scalar) -> u32 {
+    if s == Scalar::I1 { 1 } else { 8 * s.bytes() }
+}
+
+fn mask(s: Scalar) -> u64 {
+    u64::MAX >> (64 - width(s))
+}
+
+fn signed(bits: u64, s: Scalar) -> i64 {
+    let up = 64 - width(s);
+    (bits << up) as i64 >> up
+}

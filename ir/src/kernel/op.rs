@@ -1,0 +1,219 @@
+//! The instruction set of kernel IR: one table, from which printer, parser, verifier and back ends read.
+
+use std::fmt;
+
+/// Immediate operand of an instruction.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Imm {
+    /// None.
+    None,
+    /// Integer constant, byte offset, lane, size.
+    Int(i64),
+    /// Float constant.
+    Float(f64),
+    /// Comparison predicate.
+    Pred(Pred),
+}
+
+/// Comparison predicates. On floats the signed ones are ordered comparisons (false on NaN), `Ne` is true on NaN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pred {
+    /// Equal.
+    Eq,
+    /// Not equal.
+    Ne,
+    /// Less, signed.
+    Slt,
+    /// Less or equal, signed.
+    Sle,
+    /// Greater, signed.
+    Sgt,
+    /// Greater or equal, signed.
+    Sge,
+    /// Less, unsigned (integers only).
+    Ult,
+    /// Greater or equal, unsigned (integers only).
+    Uge,
+}
+
+impl Pred {
+    /// All predicates with their text names.
+    pub const TABLE: [(Pred, &'static str); 8] = [
+        (Pred::Eq, "eq"),
+        (Pred::Ne, "ne"),
+        (Pred::Slt, "slt"),
+        (Pred::Sle, "sle"),
+        (Pred::Sgt, "sgt"),
+        (Pred::Sge, "sge"),
+        (Pred::Ult, "ult"),
+        (Pred::Uge, "uge"),
+    ];
+}
+
+impl fmt::Display for Pred {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(Pred::TABLE[*self as usize].1)
+    }
+}
+
+/// What an op takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operands {
+    /// Nothing.
+    None,
+    /// One value of the class.
+    Unary(Class),
+    /// Two values of one type of the class.
+    Binary(Class),
+    /// Three values of one type of the class.
+    Ternary(Class),
+    /// A value of the class and a scalar `i32` shift count, the same for all lanes.
+    Shift,
+    /// `i1` (scalar, or one per lane) and two values of one type.
+    Select,
+    /// Accumulator `i32xN`, unsigned `i8x4N`, signed `i8x4N`.
+    Dot4,
+    /// Table `i8x16`, indices `i8xN` (values 0..=15).
+    Swizzle,
+    /// Pointer.
+    Ptr,
+    /// Value, pointer.
+    Store,
+    /// Pointer, `i64` bytes.
+    PtrInt,
+    /// Vector, then a scalar of its element.
+    Insert,
+    /// `i64` lower bound, `i64` upper bound, initial carried values; one body block.
+    For,
+    /// `i1` condition; two blocks.
+    If,
+}
+
+/// Class of element types an op accepts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// `i8` to `i64`.
+    Int,
+    /// `f32`, `f64`.
+    Float,
+    /// Int, or `f32`/`f64`.
+    Number,
+    /// Int or `i1`.
+    Bits,
+    /// Anything but `ptr`.
+    Any,
+}
+
+/// Type of the result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResultRule {
+    /// No result.
+    None,
+    /// The type of the first operand.
+    Same,
+    /// The type of the second operand (select).
+    Second,
+    /// `i1` with the lanes of the operands.
+    Bool,
+    /// The element type of the operand, one lane.
+    Element,
+    /// Stated in the text after `:`; the verifier checks it against the op.
+    Stated,
+    /// `ptr`.
+    Ptr,
+    /// `i64`.
+    I64,
+    /// As many as the body yields.
+    Yields,
+}
+
+/// One row of [`OP_TABLE`].
+#[derive(Clone, Copy, Debug)]
+pub struct OpInfo {
+    /// Opcode.
+    pub op: Opcode,
+    /// Name in the text form.
+    pub name: &'static str,
+    /// Operands.
+    pub operands: Operands,
+    /// Result.
+    pub result: ResultRule,
+    /// Immediate it needs: `none`, `int`, `const`, `pred`.
+    pub imm: &'static str,
+    /// Meaning.
+    pub doc: &'static str,
+}
+
+macro_rules! ops {
+    ($($op:ident $name:literal, $operands:expr, $result:ident, $imm:literal, $doc:literal;)*) => {
+        /// Operation codes; [`OP_TABLE`] says what each takes and gives.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Opcode { $(#[doc = $doc] $op,)* }
+
+        /// The instruction set, one row an op, in the order of [`Opcode`].
+        pub const OP_TABLE: &[OpInfo] = &[$(OpInfo {
+            op: Opcode::$op, name: $name, operands: $operands, result: ResultRule::$result, imm: $imm, doc: $doc,
+        },)*];
+    };
+}
+
+use Class::*;
+use Operands as O;
+ops! {
+    Const   "const",    O::None,           Stated,  "const", "Constant; a vector has it in every lane.";
+    Add     "add",      O::Binary(Number), Same,    "none",  "Sum; integers wrap.";
+    Sub     "sub",      O::Binary(Number), Same,    "none",  "Difference; integers wrap.";
+    Mul     "mul",      O::Binary(Number), Same,    "none",  "Product; integers wrap.";
+    Div     "div",      O::Binary(Float),  Same,    "none",  "Float quotient.";
+    Fma     "fma",      O::Ternary(Float), Same,    "none",  "a * b + c, rounded once.";
+    Neg     "neg",      O::Unary(Number),  Same,    "none",  "Negation.";
+    Abs     "abs",      O::Unary(Float),   Same,    "none",  "Absolute value.";
+    Sqrt    "sqrt",     O::Unary(Float),   Same,    "none",  "Square root.";
+    Floor   "floor",    O::Unary(Float),   Same,    "none",  "Largest integer not above.";
+    Nearest "nearest",  O::Unary(Float),   Same,    "none",  "Nearest integer, ties to even.";
+    Fmin    "fmin",     O::Binary(Float),  Same,    "none",  "a < b ? a : b (b if either is NaN).";
+    Fmax    "fmax",     O::Binary(Float),  Same,    "none",  "a > b ? a : b (b if either is NaN).";
+    Smin    "smin",     O::Binary(Int),    Same,    "none",  "Smaller, signed.";
+    Smax    "smax",     O::Binary(Int),    Same,    "none",  "Larger, signed.";
+    And     "and",      O::Binary(Bits),   Same,    "none",  "Bitwise and.";
+    Or      "or",       O::Binary(Bits),   Same,    "none",  "Bitwise or.";
+    Xor     "xor",      O::Binary(Bits),   Same,    "none",  "Bitwise exclusive or.";
+    Shl     "shl",      O::Shift,          Same,    "none",  "Shift left.";
+    ShrU    "shr_u",    O::Shift,          Same,    "none",  "Shift right, zeros come in.";
+    ShrS    "shr_s",    O::Shift,          Same,    "none",  "Shift right, copies of the sign come in.";
+    DivS    "div_s",    O::Binary(Int),    Same,    "none",  "Quotient towards zero, scalars only; dividing by 0 is an error.";
+    RemS    "rem_s",    O::Binary(Int),    Same,    "none",  "Remainder with the sign of the dividend, scalars only.";
+    Cmp     "cmp",      O::Binary(Number), Bool,    "pred",  "Comparison.";
+    Select  "select",   O::Select,         Second,  "none",  "Second where the condition holds, third elsewhere.";
+    Sext    "sext",     O::Unary(Int),     Stated,  "none",  "Widen integer lanes, sign kept.";
+    Zext    "zext",     O::Unary(Bits),    Stated,  "none",  "Widen integer lanes with zeros; i1 gives 0 or 1.";
+    Trunc   "trunc",    O::Unary(Int),     Stated,  "none",  "Keep the low bits of integer lanes.";
+    IntToF  "int_to_f", O::Unary(Int),     Stated,  "none",  "Signed i32 to f32 or f64 (nearest), i64 scalar to f32 or f64.";
+    FToInt  "f_to_int", O::Unary(Float),   Stated,  "none",  "f32 to i32 towards zero; out of range saturates, NaN gives 0.";
+    Fext    "fext",     O::Unary(Any),     Stated,  "none",  "Widen a float: f16, bf16 to f32; f32 to f64. Exact, Inf and NaN included.";
+    Fround  "fround",   O::Unary(Any),     Stated,  "none",  "Narrow a float to nearest even: f32 to f16 or bf16, f64 to f32.";
+    Bitcast "bitcast",  O::Unary(Any),     Stated,  "none",  "Same bits, another type of the same size.";
+    Splat   "splat",    O::Unary(Any),     Stated,  "none",  "Scalar to every lane.";
+    Extract "extract",  O::Unary(Any),     Element, "int",   "One lane.";
+    Insert  "insert",   O::Insert,         Same,    "int",   "Replace one lane.";
+    Low     "low",      O::Unary(Any),     Stated,  "none",  "The lower half of the lanes.";
+    High    "high",     O::Unary(Any),     Stated,  "none",  "The upper half of the lanes.";
+    Swizzle "swizzle",  O::Swizzle,        Second,  "none",  "Lane i = table[index i].";
+    Sum     "sum",      O::Unary(Number),  Element, "none",  "Sum of the lanes: halves are added until one is left.";
+    MaxLane "max_lane", O::Unary(Float),   Element, "none",  "Largest lane.";
+    Dot4    "dot4_us",  O::Dot4,           Same,    "none",  "acc[i] + sum over 4 bytes of unsigned * signed; i32, no saturation.";
+    Load    "load",     O::Ptr,            Stated,  "int",   "Read at pointer + immediate bytes; no alignment needed.";
+    Store   "store",    O::Store,          None,    "int",   "Write at pointer + immediate bytes.";
+    Offset  "offset",   O::PtrInt,         Ptr,     "none",  "Pointer plus bytes.";
+    Local   "local",    O::None,           Ptr,     "int",   "64-byte aligned private memory of that many bytes; top level only.";
+    ChunkId "chunk_id", O::None,           I64,     "none",  "Which chunk of the operation this call computes.";
+    For     "for",      O::For,            Yields,  "int",   "Counted loop; the immediate is the step (> 0).";
+    If      "if",       O::If,             Yields,  "none",  "Two-way branch.";
+}
+
+impl Opcode {
+    /// This op's row of [`OP_TABLE`].
+    pub fn info(self) -> &'static OpInfo {
+        &OP_TABLE[self as usize]
+    }
+}

@@ -1,0 +1,55 @@
+//! An artifact: the folder that holds a compiled model.
+//!
+//! | file | content |
+//! |---|---|
+//! | `manifest.json` | [`Manifest`]: version, sizes and hashes of all other files, model, target, choices |
+//! | `plan.json` | [`crate::plan::Plan`] |
+//! | `kernels.o` | ELF relocatable object with the kernels, no imports |
+//! | `weights.bin` | packed weights, mapped read-only, a whole number of pages |
+//! | `tokenizer.json` | Hugging Face tokenizer |
+//! | `chat_template.jinja` | optional |
+//! | `graph.txt` | optional dump for people |
+//!
+//! # Trust
+//!
+//! [`Artifact::open`] finds damage: the manifest carries a digest of itself and the hashes of everything else, so that
+//! any flipped bit is refused. It does not make a *hostile* artifact safe: whoever can write the folder can write
+//! consistent hashes, and `kernels.o` is native code that runs with all rights of the process. [`Plan::validate`] checks
+//! that every offset starts inside its region, but how far a kernel reads and writes from there is the kernel's doing.
+//! So open only artifacts that this user compiled, in a folder that nobody else may write.
+//!
+//! [`Plan::validate`]: crate::plan::Plan::validate
+
+mod cpu;
+mod hash;
+mod manifest;
+mod open;
+mod validate;
+mod writer;
+
+pub use cpu::missing_features;
+pub use hash::SEGMENT_BYTES;
+pub use manifest::{Choice, FileEntry, Manifest, ManifestInfo, ModelIdentity, SourceFile, TargetInfo, TokenizerFacts};
+pub use open::{Artifact, OpenOptions};
+pub use validate::{MAX_CHUNKS, PlanError};
+pub use writer::{ArtifactWriter, WeightsWriter};
+
+/// Name of the manifest.
+pub const MANIFEST: &str = "manifest.json";
+/// Name of the plan.
+pub const PLAN: &str = "plan.json";
+/// Name of the object with the kernels.
+pub const KERNELS: &str = "kernels.o";
+/// Name of the packed weights.
+pub const WEIGHTS: &str = "weights.bin";
+/// Name of the tokenizer.
+pub const TOKENIZER: &str = "tokenizer.json";
+/// Name of the chat template.
+pub const CHAT_TEMPLATE: &str = "chat_template.jinja";
+/// Name of the graph dump.
+pub const GRAPH: &str = "graph.txt";
+
+/// Offsets that the writer gives out inside `weights.bin` are multiples of this.
+pub const WEIGHTS_ALIGN: u64 = 64;
+/// The length of `weights.bin` is a multiple of this.
+pub const PAGE: u64 = 4096;

@@ -1,0 +1,53 @@
+//! The KV cache: for each layer K and V, each `[heads][capacity][head_dim]` of f16.
+
+use crate::error::RunError;
+use crate::plan::KvLayer;
+use crate::session::Block;
+
+/// The cache of one session. Pages take memory when they are first written.
+#[derive(Debug)]
+pub struct KvCache {
+    block: Block,
+    /// Byte offsets of K and V of each layer.
+    offsets: Vec<(u64, u64)>,
+}
+
+/// Bytes of K or of V of one layer, on whole cache lines; `None` when that is beyond 64 bits.
+fn plane(layer: &KvLayer, capacity: u32) -> Option<u64> {
+    let width = u64::from(layer.heads) * u64::from(layer.head_dim) * 2;
+    width.checked_mul(capacity.into())?.checked_next_multiple_of(64)
+}
+
+impl KvCache {
+    /// Bytes of a cache of `capacity` positions.
+    pub fn bytes_for(layers: &[KvLayer], capacity: u32) -> Option<u64> {
+        layers.iter().try_fold(0u64, |sum, layer| sum.checked_add(plane(layer, capacity)?.checked_mul(2)?))
+    }
+
+    /// Reserves a cache of `capacity` positions.
+    pub fn new(layers: &[KvLayer], capacity: u32) -> Result<KvCache, RunError> {
+        let bytes = Self::bytes_for(layers, capacity).unwrap_or(u64::MAX);
+        let block = Block::new("the KV cache", bytes, false)?;
+        let mut offsets = Vec::with_capacity(layers.len());
+        let mut at = 0;
+        for layer in layers {
+            let size = plane(layer, capacity).unwrap_or(0);
+            offsets.push((at, at + size));
+            at += 2 * size;
+        }
+        Ok(KvCache { block, offsets })
+    }
+
+    /// Reserved bytes.
+    pub fn bytes(&self) -> u64 {
+        self.block.bytes()
+    }
+
+    pub(crate) fn k(&self, layer: u32) -> *mut u8 {
+        self.block.at(self.offsets[layer as usize].0)
+    }
+
+    pub(crate) fn v(&self, layer: u32) -> *mut u8 {
+        self.block.at(self.offsets[layer as usize].1)
+    }
+}

@@ -1,0 +1,138 @@
+//! The plan: what a compiled model does for one run, as plain data.
+//!
+//! A [`Plan`] holds programs; a [`Program`] is an ordered list of kernel [`Call`]s on a memory map. The compiler writes
+//! it, the runtime walks it. Nothing here depends on the compiler.
+//!
+//! Memory is four regions: the packed weights (mapped read-only), one arena for activations (offsets fixed by the
+//! compiler, reused by liveness), the KV cache (its size follows the context chosen at load), and the step inputs that
+//! the runtime fills before each run.
+
+use serde::{Deserialize, Serialize};
+
+/// Version of the plan and manifest format; an artifact of another version is refused.
+pub const SCHEMA: u32 = 1;
+
+/// Everything that runs, and the facts about the model that running needs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    /// Facts about the model.
+    pub model: ModelFacts,
+    /// Kernel symbol names; [`Call::kernel`] is an index into it.
+    pub kernels: Vec<String>,
+    /// One cache for each layer that has one, in layer order.
+    pub kv: Vec<KvLayer>,
+    /// Rotary tables that the runtime computes for each run.
+    pub rope: Vec<RopeTable>,
+    /// Programs by rising `max_tokens`; the first has `max_tokens == 1`.
+    pub programs: Vec<Program>,
+    /// Bytes of the packed weights file.
+    pub weights_bytes: u64,
+}
+
+/// Facts about the model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelFacts {
+    /// Name as the model file gives it.
+    pub name: String,
+    /// Architecture.
+    pub arch: String,
+    /// Number of token ids; rows of the logits.
+    pub vocab: u32,
+    /// Context length the model was trained for.
+    pub n_ctx: u32,
+    /// Number of parameters.
+    pub parameters: u64,
+    /// Size of the model file(s) in bytes.
+    pub file_bytes: u64,
+    /// Weight bytes that one decoded token reads.
+    pub bytes_per_token: u64,
+    /// Multiply-adds of one decoded token, attention not counted.
+    pub macs_per_token: u64,
+}
+
+/// The cache of one layer: K and V each `[kv_heads][capacity][head_dim]` of f16.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KvLayer {
+    /// Number of K/V heads.
+    pub heads: u32,
+    /// Elements a head.
+    pub head_dim: u32,
+}
+
+/// `cos` and `sin` of `position * inv_freq[i] `, times `scale`: f32 `[T][2][inv_freq.len()]`, cosines first.
+/// Angles are computed in f64 from the f32 frequencies.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RopeTable {
+    /// Radians a position.
+    pub inv_freq: Vec<f32>,
+    /// Factor on both (attention scaling of long-context variants; 1 normally).
+    pub scale: f32,
+}
+
+/// An ordered list of calls for at most `max_tokens` tokens at once.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Program {
+    /// Most tokens a run of this program may have.
+    pub max_tokens: u32,
+    /// Bytes of arena it needs.
+    pub arena_bytes: u64,
+    /// Calls in order; each sees all memory effects of those before it.
+    pub calls: Vec<Call>,
+    /// Calls from here on compute logits and are left out when nobody wants them.
+    pub head_start: u32,
+    /// Where in the arena the logits are: f32 `[max_tokens][vocab]`.
+    pub logits: u64,
+}
+
+/// One operation: the kernel is called for each chunk in `0..chunks`, in any order and on any worker.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Call {
+    /// Index into [`Plan::kernels`].
+    pub kernel: u32,
+    /// What it is, for people: `blk.3 norm+quantize attn_norm`.
+    pub label: String,
+    /// Pointer arguments in the kernel's order.
+    pub args: Vec<Arg>,
+    /// Scalar arguments in the kernel's order.
+    pub scalars: Vec<ScalarArg>,
+    /// Number of chunks; the same in every run.
+    pub chunks: u32,
+}
+
+/// A pointer argument.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Arg {
+    /// Packed weights at this byte offset; read only.
+    Weights(u64),
+    /// Arena at this byte offset.
+    Arena(u64),
+    /// K cache of this entry of [`Plan::kv`].
+    K(u32),
+    /// V cache of this entry of [`Plan::kv`].
+    V(u32),
+    /// Token ids of this run, `i32[T]`.
+    Tokens,
+    /// Rotary table of this index.
+    Rope(u32),
+}
+
+/// A scalar argument, `i64`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ScalarArg {
+    /// A constant.
+    Const(i64),
+    /// Tokens in this run, 1 ..= `max_tokens`.
+    Tokens,
+    /// Positions already in the cache before this run: the first token of the run is at this position.
+    Past,
+    /// Capacity of the KV cache in positions.
+    Capacity,
+}
