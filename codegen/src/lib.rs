@@ -1,5 +1,8 @@
 //! Schedules and back ends: kernels from ops, machine code from kernels.
 
+pub mod backend;
+pub mod cranelift;
 pub mod lower;
 pub mod pack;
 pub mod schedules;
+pub mod target;

@@ -1,1 +1,27 @@
 //! From a model file to an artifact: the whole compiler as one library call.
+//!
+//! ```no_run
+//! use tilewright_driver::{BuildOptions, build};
+//! use tilewright_models::model::Model;
+//! let model = Model::open("model.gguf".as_ref())?;
+//! let report = build(&model, "model.tw".as_ref(), &BuildOptions::for_host()?, &mut |_| {})?;
+//! println!("{} kernels", report.kernels);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! | file | what |
+//! |---|---|
+//! | `build.rs` | model → graph → passes → plan → kernels → packed weights → artifact |
+//! | `cache.rs` | where built artifacts of raw models live, and how they are found again |
+//! | `oracle.rs` | the graph interpreter on a model: f32 activations, no kernels |
+#![forbid(unsafe_code)]
+
+mod build;
+mod cache;
+mod error;
+mod oracle;
+
+pub use build::{BuildOptions, BuildReport, Compiled, Progress, build, compile};
+pub use cache::{Cache, cached_artifact};
+pub use error::DriverError;
+pub use oracle::Oracle;

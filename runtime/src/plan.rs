@@ -85,8 +85,10 @@ pub struct Program {
     pub calls: Vec<Call>,
     /// Calls from here on compute logits and are left out when nobody wants them.
     pub head_start: u32,
-    /// Where in the arena the logits are: f32 `[max_tokens][vocab]`.
+    /// Where in the arena the logits are: f32, `vocab` of them a token.
     pub logits: u64,
+    /// Bytes from one token's logits to the next's.
+    pub logits_stride: u64,
 }
 
 /// One operation: the kernel is called for each chunk in `0..chunks`, in any order and on any worker.

@@ -1,5 +1,7 @@
 //! File tests, end to end tests, differential and fault tests.
 
+pub mod filetest;
 pub mod gguf_out;
+pub mod host;
 pub mod quant;
 pub mod tiny;

@@ -13,8 +13,10 @@
 mod build;
 mod op;
 mod op_types;
+mod real;
 mod types;
 
 pub use build::{Graph, GraphError, Node, NodeId, attrs};
 pub use op::{ACTIVATIONS, Attr, AttrKind, Attrs, GRAPH_OPS, OpKind, OpRow, ROPE_STYLES};
+pub use real::Real;
 pub use types::{Dim, Elem, Part, Q8_BLOCK, RopeSpec, TensorType, Weight};

@@ -16,11 +16,14 @@
 //! assert_eq!(buffers[1], [2f32, 5.0].map(f32::to_le_bytes).concat());
 //! ```
 
-use half::{bf16, f16};
 use smallvec::{SmallVec, smallvec};
 use thiserror::Error;
 
-use super::{Block, Imm, Inst, Kernel, Opcode, Pred, Scalar, Type, Value, VerifyErrors, inst_line, verify};
+mod lanes;
+
+use lanes::{Lanes, integer, mask, signed, width};
+
+use super::{Block, Imm, Inst, Kernel, Opcode, Scalar, Type, Value, VerifyErrors, inst_line, verify};
 
 /// How `f32` arithmetic is done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -102,12 +105,7 @@ pub enum Fault {
 }
 
 /// Runs one chunk, pointer parameter `k` being the start of buffer `k`, in [`Precision::F32`].
-pub fn run<B: AsMut<[u8]>>(
-    kernel: &Kernel,
-    buffers: &mut [B],
-    scalars: &[i64],
-    chunk: i64,
-) -> Result<(), InterpError> {
+pub fn run<B: AsMut<[u8]>>(kernel: &Kernel, buffers: &mut [B], scalars: &[i64], chunk: i64) -> Result<(), InterpError> {
     let pointers: Vec<Pointer> = (0..buffers.len()).map(|buffer| Pointer { buffer, offset: 0 }).collect();
     run_at(kernel, Precision::F32, buffers, &pointers, scalars, chunk)
 }
@@ -134,6 +132,9 @@ pub fn run_at<B: AsMut<[u8]>>(
             given.1
         )));
     }
+    if buffers.len() > MAX_BUFFERS {
+        return Err(InterpError::Arguments(format!("more than {MAX_BUFFERS} buffers")));
+    }
     let regions: Vec<Region> = buffers.iter_mut().map(|b| Region::Buffer(b.as_mut())).collect();
     let mut m = Machine { kernel, precision, chunk, regions, values: vec![Lanes::new(); kernel.types.len()] };
     let (mut pointers, mut scalars) = (pointers.iter(), scalars.iter());
@@ -142,7 +143,7 @@ pub fn run_at<B: AsMut<[u8]>>(
             let at = pointers.next().expect("counted above");
             let offset = i64::try_from(at.offset).ok().filter(|&o| o < OFFSET_LIMIT);
             match offset {
-                Some(offset) if at.buffer < buffers_limit(m.regions.len()) => address(at.buffer, offset),
+                Some(offset) if at.buffer < m.regions.len() => address(at.buffer, offset),
                 _ => return Err(InterpError::Arguments(format!("%{} has no such place as {at:?}", p.name))),
             }
         } else {
@@ -153,16 +154,12 @@ pub fn run_at<B: AsMut<[u8]>>(
     m.block(&kernel.body)
 }
 
-/// Bit patterns of the lanes, integers zero-extended. An `f32` is its bits, or with [`Precision::F64`] those of an `f64`.
-type Lanes = SmallVec<[u64; 16]>;
-
 /// A pointer is a region in the high 16 bits and a signed offset in the low 48.
 const OFFSET_BITS: u32 = 48;
 const OFFSET_LIMIT: i64 = 1 << (OFFSET_BITS - 1);
 
-fn buffers_limit(buffers: usize) -> usize {
-    buffers.min(1 << (64 - OFFSET_BITS - 1))
-}
+/// Leaves numbers for local memories: the verifier allows 4096.
+const MAX_BUFFERS: usize = 1 << (64 - OFFSET_BITS - 1);
 
 fn address(region: usize, offset: i64) -> u64 {
     (region as u64) << OFFSET_BITS | offset as u64 & ((1 << OFFSET_BITS) - 1)
@@ -262,22 +259,24 @@ impl Machine<'_> {
     /// Lanes of the result; none for a store.
     fn compute(&mut self, inst: &Inst) -> Result<Lanes, Fault> {
         use Opcode::*;
-        let args = &inst.args;
+        let (args, numbers) = (&inst.args, self.precision);
         let from = args.first().map(|&a| self.kernel.ty(a)).unwrap_or(Type::I64);
         let to = inst.results.first().map(|&r| self.kernel.ty(r)).unwrap_or(Type::I64);
         let get = |v: Value| self.lanes(v);
         Ok(match inst.op {
             Const => {
                 let bits = match inst.imm {
-                    Imm::Float(v) => self.put(to.scalar, v),
+                    Imm::Float(v) => numbers.put(to.scalar, v),
                     _ => int_imm(inst) as u64 & mask(to.scalar),
                 };
                 smallvec![bits; usize::from(to.lanes)]
             }
-            Add | Sub | Mul | Div | Fma | Neg | Abs | Sqrt | Floor | Nearest | Fmin | Fmax if from.scalar.is_float() => {
+            Add | Sub | Mul | Div | Fma | Neg | Abs | Sqrt | Floor | Nearest | Fmin | Fmax
+                if from.scalar.is_float() =>
+            {
                 let lane = |k: usize, i: usize| args.get(k).map_or(0, |&v| get(v)[i]);
                 let n = usize::from(from.lanes);
-                (0..n).map(|i| self.float(inst.op, from.scalar, lane(0, i), lane(1, i), lane(2, i))).collect()
+                (0..n).map(|i| numbers.float(inst.op, from.scalar, lane(0, i), lane(1, i), lane(2, i))).collect()
             }
             Neg => get(args[0]).iter().map(|&a| a.wrapping_neg() & mask(from.scalar)).collect(),
             Add | Sub | Mul | Smin | Smax | And | Or | Xor | DivS | RemS => {
@@ -299,7 +298,7 @@ impl Machine<'_> {
             Cmp => {
                 let Imm::Pred(p) = inst.imm else { unreachable!("verified") };
                 let pairs = get(args[0]).iter().zip(get(args[1]));
-                pairs.map(|(&a, &b)| u64::from(self.compare(p, from.scalar, a, b))).collect()
+                pairs.map(|(&a, &b)| u64::from(numbers.compare(p, from.scalar, a, b))).collect()
             }
             Select => {
                 let (c, a, b) = (get(args[0]), get(args[1]), get(args[2]));
@@ -309,14 +308,12 @@ impl Machine<'_> {
             Sext => get(args[0]).iter().map(|&a| signed(a, from.scalar) as u64 & mask(to.scalar)).collect(),
             Zext => get(args[0]).clone(),
             Trunc => get(args[0]).iter().map(|&a| a & mask(to.scalar)).collect(),
-            IntToF => get(args[0]).iter().map(|&a| self.int_to_float(to.scalar, signed(a, from.scalar))).collect(),
+            IntToF => get(args[0]).iter().map(|&a| numbers.int_to_float(to.scalar, signed(a, from.scalar))).collect(),
             // `as` has the wanted meaning: towards zero, saturating, NaN to 0.
-            FToInt => {
-                get(args[0]).iter().map(|&a| u64::from(self.get(from.scalar, a) as i32 as u32)).collect()
-            }
-            Fext => get(args[0]).iter().map(|&a| self.put(to.scalar, self.get(from.scalar, a))).collect(),
-            Fround => get(args[0]).iter().map(|&a| self.narrow(from.scalar, to.scalar, a)).collect(),
-            Bitcast => self.unpack(to, &self.pack(from, get(args[0]))),
+            FToInt => get(args[0]).iter().map(|&a| u64::from(numbers.get(from.scalar, a) as i32 as u32)).collect(),
+            Fext => get(args[0]).iter().map(|&a| numbers.put(to.scalar, numbers.get(from.scalar, a))).collect(),
+            Fround => get(args[0]).iter().map(|&a| numbers.narrow(from.scalar, to.scalar, a)).collect(),
+            Bitcast => numbers.unpack(to, &numbers.pack(from, get(args[0]))),
             Splat => smallvec![self.scalar(args[0]); usize::from(to.lanes)],
             Extract => smallvec![get(args[0])[int_imm(inst) as usize]],
             Insert => {
@@ -337,8 +334,8 @@ impl Machine<'_> {
                     let half = v.len() / 2;
                     for i in 0..half {
                         v[i] = match inst.op {
-                            MaxLane => self.float(Fmax, from.scalar, v[i], v[i + half], 0),
-                            _ if from.scalar.is_float() => self.float(Add, from.scalar, v[i], v[i + half], 0),
+                            MaxLane => numbers.float(Fmax, from.scalar, v[i], v[i + half], 0),
+                            _ if from.scalar.is_float() => numbers.float(Add, from.scalar, v[i], v[i + half], 0),
                             _ => integer(Add, from.scalar, v[i], v[i + half])?,
                         };
                     }
@@ -360,10 +357,10 @@ impl Machine<'_> {
                 {
                     return Err(Fault::Uninitialised { region: self.region_name(region), offset: at + gap });
                 }
-                self.unpack(to, &self.regions[region].bytes()[range])
+                numbers.unpack(to, &self.regions[region].bytes()[range])
             }
             Store => {
-                let bytes = self.pack(from, get(args[0]));
+                let bytes = numbers.pack(from, get(args[0]));
                 let (region, at) = self.span(args[1], int_imm(inst), bytes.len())?;
                 self.regions[region].bytes_mut()[at..at + bytes.len()].copy_from_slice(&bytes);
                 if let Region::Local(_, written) = &mut self.regions[region] {
@@ -404,145 +401,6 @@ impl Machine<'_> {
             _ => Err(Fault::OutOfBounds { region: self.region_name(region), offset, bytes, size }),
         }
     }
-
-    fn unpack(&self, ty: Type, bytes: &[u8]) -> Lanes {
-        let lane = |chunk: &[u8]| {
-            let mut wide = [0; 8];
-            wide[..chunk.len()].copy_from_slice(chunk);
-            let bits = u64::from_le_bytes(wide);
-            if self.held_wide(ty.scalar) { f64::from(f32::from_bits(bits as u32)).to_bits() } else { bits }
-        };
-        bytes.chunks_exact(ty.scalar.bytes() as usize).map(lane).collect()
-    }
-
-    fn pack(&self, ty: Type, lanes: &Lanes) -> SmallVec<[u8; 64]> {
-        let mut out = SmallVec::new();
-        for &bits in lanes {
-            let wide = self.held_wide(ty.scalar);
-            let bits = if wide { u64::from((f64::from_bits(bits) as f32).to_bits()) } else { bits };
-            out.extend_from_slice(&bits.to_le_bytes()[..ty.scalar.bytes() as usize]);
-        }
-        out
-    }
-
-    /// True for `f32` values that are held as `f64`.
-    fn held_wide(&self, s: Scalar) -> bool {
-        s == Scalar::F32 && self.precision == Precision::F64
-    }
-
-    fn get(&self, s: Scalar, bits: u64) -> f64 {
-        match s {
-            Scalar::F16 => f16::from_bits(bits as u16).to_f64(),
-            Scalar::BF16 => bf16::from_bits(bits as u16).to_f64(),
-            Scalar::F32 if self.precision == Precision::F32 => f64::from(f32::from_bits(bits as u32)),
-            _ => f64::from_bits(bits),
-        }
-    }
-
-    fn put(&self, s: Scalar, v: f64) -> u64 {
-        match s {
-            Scalar::F16 => u64::from(f16::from_f64(v).to_bits()),
-            Scalar::BF16 => u64::from(bf16::from_f64(v).to_bits()),
-            Scalar::F32 if self.precision == Precision::F32 => u64::from((v as f32).to_bits()),
-            _ => v.to_bits(),
-        }
-    }
-
-    /// An `i64` goes to `f32` in one rounding, not through `f64`.
-    fn int_to_float(&self, to: Scalar, v: i64) -> u64 {
-        match to {
-            Scalar::F32 if !self.held_wide(to) => u64::from((v as f32).to_bits()),
-            _ => self.put(to, v as f64),
-        }
-    }
-
-    /// An `f32` goes to 16 bits from its 32 (in `f64` precision rounded to `f32` first, as in memory).
-    fn narrow(&self, from: Scalar, to: Scalar, bits: u64) -> u64 {
-        let v = self.get(from, bits);
-        match to {
-            Scalar::F16 => u64::from(f16::from_f32(v as f32).to_bits()),
-            Scalar::BF16 => u64::from(bf16::from_f32(v as f32).to_bits()),
-            _ => self.put(to, v),
-        }
-    }
-
-    fn float(&self, op: Opcode, s: Scalar, a: u64, b: u64, c: u64) -> u64 {
-        if s == Scalar::F32 && !self.held_wide(s) {
-            let f = |bits: u64| f32::from_bits(bits as u32);
-            u64::from(arith_f32(op, f(a), f(b), f(c)).to_bits())
-        } else {
-            arith_f64(op, f64::from_bits(a), f64::from_bits(b), f64::from_bits(c)).to_bits()
-        }
-    }
-
-    fn compare(&self, p: Pred, s: Scalar, a: u64, b: u64) -> bool {
-        if s.is_float() {
-            let (a, b) = (self.get(s, a), self.get(s, b));
-            return match p {
-                Pred::Eq => a == b,
-                Pred::Ne => a != b,
-                Pred::Slt => a < b,
-                Pred::Sle => a <= b,
-                Pred::Sgt => a > b,
-                Pred::Sge => a >= b,
-                Pred::Ult | Pred::Uge => unreachable!("verified"),
-            };
-        }
-        let (x, y) = (signed(a, s), signed(b, s));
-        match p {
-            Pred::Eq => x == y,
-            Pred::Ne => x != y,
-            Pred::Slt => x < y,
-            Pred::Sle => x <= y,
-            Pred::Sgt => x > y,
-            Pred::Sge => x >= y,
-            Pred::Ult => a < b,
-            Pred::Uge => a >= b,
-        }
-    }
-}
-
-macro_rules! arith {
-    ($name:ident, $t:ty) => {
-        fn $name(op: Opcode, a: $t, b: $t, c: $t) -> $t {
-            match op {
-                Opcode::Add => a + b,
-                Opcode::Sub => a - b,
-                Opcode::Mul => a * b,
-                Opcode::Div => a / b,
-                Opcode::Fma => a.mul_add(b, c),
-                Opcode::Neg => -a,
-                Opcode::Abs => a.abs(),
-                Opcode::Sqrt => a.sqrt(),
-                Opcode::Floor => a.floor(),
-                Opcode::Nearest => a.round_ties_even(),
-                Opcode::Fmin => if a < b { a } else { b },
-                Opcode::Fmax => if a > b { a } else { b },
-                _ => unreachable!("not float arithmetic"),
-            }
-        }
-    };
-}
-arith!(arith_f32, f32);
-arith!(arith_f64, f64);
-
-fn integer(op: Opcode, s: Scalar, a: u64, b: u64) -> Result<u64, Fault> {
-    let (x, y) = (signed(a, s), signed(b, s));
-    let wide = match op {
-        Opcode::Add => x.wrapping_add(y),
-        Opcode::Sub => x.wrapping_sub(y),
-        Opcode::Mul => x.wrapping_mul(y),
-        Opcode::Smin => x.min(y),
-        Opcode::Smax => x.max(y),
-        Opcode::And => x & y,
-        Opcode::Or => x | y,
-        Opcode::Xor => x ^ y,
-        _ if y == 0 => return Err(Fault::DivisionByZero),
-        _ if y == -1 && a == 1 << (width(s) - 1) => return Err(Fault::DivisionOverflow),
-        Opcode::DivS => x / y,
-        _ => x % y,
-    };
-    Ok(wide as u64 & mask(s))
 }
 
 fn int_imm(inst: &Inst) -> i64 {
@@ -550,17 +408,4 @@ fn int_imm(inst: &Inst) -> i64 {
         Imm::Int(v) => v,
         _ => unreachable!("verified"),
     }
-}
-
-fn width(s: Scalar) -> u32 {
-    if s == Scalar::I1 { 1 } else { 8 * s.bytes() }
-}
-
-fn mask(s: Scalar) -> u64 {
-    u64::MAX >> (64 - width(s))
-}
-
-fn signed(bits: u64, s: Scalar) -> i64 {
-    let up = 64 - width(s);
-    (bits << up) as i64 >> up
 }

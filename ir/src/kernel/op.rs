@@ -67,7 +67,7 @@ pub enum Operands {
     Binary(Class),
     /// Three values of one type of the class.
     Ternary(Class),
-    /// A value of the class and a scalar `i32` shift count, the same for all lanes.
+    /// A value of the class and a scalar `i32` shift count, the same for all lanes; at least 0, below the lane's width.
     Shift,
     /// `i1` (scalar, or one per lane) and two values of one type.
     Select,
@@ -181,7 +181,7 @@ ops! {
     Shl     "shl",      O::Shift,          Same,    "none",  "Shift left.";
     ShrU    "shr_u",    O::Shift,          Same,    "none",  "Shift right, zeros come in.";
     ShrS    "shr_s",    O::Shift,          Same,    "none",  "Shift right, copies of the sign come in.";
-    DivS    "div_s",    O::Binary(Int),    Same,    "none",  "Quotient towards zero, scalars only; dividing by 0 is an error.";
+    DivS    "div_s",    O::Binary(Int),    Same,    "none",  "Quotient towards zero, scalars only; dividing by 0, or the least integer by -1, is an error.";
     RemS    "rem_s",    O::Binary(Int),    Same,    "none",  "Remainder with the sign of the dividend, scalars only.";
     Cmp     "cmp",      O::Binary(Number), Bool,    "pred",  "Comparison.";
     Select  "select",   O::Select,         Second,  "none",  "Second where the condition holds, third elsewhere.";
@@ -200,7 +200,7 @@ ops! {
     High    "high",     O::Unary(Any),     Stated,  "none",  "The upper half of the lanes.";
     Swizzle "swizzle",  O::Swizzle,        Second,  "none",  "Lane i = table[index i].";
     Sum     "sum",      O::Unary(Number),  Element, "none",  "Sum of the lanes: halves are added until one is left.";
-    MaxLane "max_lane", O::Unary(Float),   Element, "none",  "Largest lane.";
+    MaxLane "max_lane", O::Unary(Float),   Element, "none",  "Largest lane, by fmax of halves as in sum; a NaN may be lost.";
     Dot4    "dot4_us",  O::Dot4,           Same,    "none",  "acc[i] + sum over 4 bytes of unsigned * signed; i32, no saturation.";
     Load    "load",     O::Ptr,            Stated,  "int",   "Read at pointer + immediate bytes; no alignment needed.";
     Store   "store",    O::Store,          None,    "int",   "Write at pointer + immediate bytes.";

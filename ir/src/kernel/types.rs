@@ -131,6 +131,6 @@ impl Type {
 impl fmt::Display for Type {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.scalar.name())?;
-        if self.lanes > 1 { write!(f, "x{}", self.lanes) } else { Ok(()) }
+        if self.lanes != 1 { write!(f, "x{}", self.lanes) } else { Ok(()) }
     }
 }

@@ -33,9 +33,7 @@ use std::fmt;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::{
-    Block, Class, Imm, Inst, Kernel, Opcode, Operands, Pred, ResultRule, Scalar, Type, Value, inst_line,
-};
+use super::{Block, Class, Imm, Inst, Kernel, Opcode, Operands, Pred, ResultRule, Scalar, Type, Value, inst_line};
 
 /// Most bytes of `local` memory a kernel may have.
 pub const MAX_LOCAL: i64 = 256 * 1024;
@@ -241,14 +239,18 @@ impl<'a> Checker<'a> {
                 let carried = inst.args.iter().skip(2).filter_map(|&a| self.ty(a));
                 wanted = [Type::I64].into_iter().chain(carried).collect();
             }
-            self.check(params == wanted, "K22", || format!("block parameters are ({}), not ({})", list(&params), list(&wanted)));
+            self.check(params == wanted, "K22", || {
+                format!("block parameters are ({}), not ({})", list(&params), list(&wanted))
+            });
             self.block(name, block);
             let yields: Vec<Type> = block.yields.iter().filter_map(|&v| self.ty(v)).collect();
             let wanted: Vec<Type> = match inst.op {
                 Opcode::For => wanted.split_off(1),
                 _ => inst.results.iter().filter_map(|&r| self.ty(r)).collect(),
             };
-            self.check(yields == wanted, "K23", || format!("`{name}` yields ({}), not ({})", list(&yields), list(&wanted)));
+            self.check(yields == wanted, "K23", || {
+                format!("`{name}` yields ({}), not ({})", list(&yields), list(&wanted))
+            });
         }
     }
 
@@ -275,7 +277,9 @@ impl<'a> Checker<'a> {
             _ => None,
         };
         if let Some(class) = class {
-            self.check(in_class(class, args[0].scalar), "K07", || format!("{} is not allowed here ({class:?})", args[0]));
+            self.check(in_class(class, args[0].scalar), "K07", || {
+                format!("{} is not allowed here ({class:?})", args[0])
+            });
         }
         // What the types of the operands must be, given the others.
         let wanted: Vec<Type> = match operands {

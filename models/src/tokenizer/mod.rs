@@ -106,3 +106,6 @@ pub(crate) fn end_tokens(first: &[Option<u32>], special: impl Fn(&str) -> Option
     }
     out
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,7 @@
 //! - Calls: 1 to [`MAX_CHUNKS`] chunks, at most 64 pointers and 64 scalars, at most 2^20 calls a program.
 //! - Arguments: offsets start inside the weights or the program's arena; K, V and rope indices exist.
 //! - Head: `head_start` is inside the calls; where there is a head, the logits of `max_tokens` rows lie inside the arena
-//!   on 4 bytes.
+//!   on 4 bytes, at least a row apart.
 //! - Model: 1 to 2^24 token ids, context of 1 to 2^24; caches have 1 to 2^20 elements a position.
 //! - Rope tables: at most 4096 finite frequencies and a finite scale.
 //! - Sizes: arena at most 64 GiB, weights as long as the file (checked by [`super::Artifact::open`]).
@@ -93,10 +93,13 @@ impl Plan {
         if program.calls.len() > MAX_CALLS || program.head_start as usize > program.calls.len() {
             return fail(place, format!("head_start {} of {} calls", program.head_start, program.calls.len()));
         }
-        let rows = u64::from(program.max_tokens) * u64::from(self.model.vocab) * 4;
-        let end = program.logits.checked_add(rows);
-        if program.has_head() && (program.logits % 4 != 0 || end.is_none_or(|end| end > program.arena_bytes)) {
-            return fail(place, format!("logits at {} do not fit in {} bytes", program.logits, program.arena_bytes));
+        let (row, stride) = (u64::from(self.model.vocab) * 4, program.logits_stride);
+        let last = stride.checked_mul(u64::from(program.max_tokens.saturating_sub(1)));
+        let end = last.and_then(|last| last.checked_add(program.logits)?.checked_add(row));
+        let aligned = program.logits % 4 == 0 && stride % 4 == 0;
+        if program.has_head() && (!aligned || stride < row || end.is_none_or(|end| end > program.arena_bytes)) {
+            let (at, arena) = (program.logits, program.arena_bytes);
+            return fail(place, format!("logits at {at}, {stride} bytes apart, do not fit in {arena} bytes"));
         }
         for (i, call) in program.calls.iter().enumerate() {
             if let Err(what) = self.check_call(program, call) {

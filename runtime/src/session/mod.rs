@@ -123,7 +123,7 @@ impl Session {
                 self.run_body(body);
                 self.run(0, std::slice::from_ref(last), true);
                 let position = self.position - 1;
-                checked_row(self.rows(0, 1), position)
+                checked_row(self.row(0, 0), position)
             }
             Logits::All => {
                 let mut gathered = std::mem::take(&mut self.gathered);
@@ -141,15 +141,14 @@ impl Session {
         if tokens.is_empty() {
             return Err(RunError::NoTokens);
         }
-        let vocab = self.artifact.plan().model.vocab as usize;
         let mut rest = tokens;
         while !rest.is_empty() {
             let index = self.choose(rest.len(), Program::has_head);
             let (now, later) = rest.split_at(rest.len().min(self.width(index)));
             let first = self.position;
             self.run(index, now, true);
-            for (position, row) in (first..).zip(self.rows(index, now.len()).chunks_exact(vocab)) {
-                each(position, checked_row(row, position)?);
+            for (position, t) in (first..).zip(0..now.len()) {
+                each(position, checked_row(self.row(index, t), position)?);
             }
             rest = later;
         }
@@ -257,14 +256,14 @@ impl Session {
         self.position += tokens.len() as u32;
     }
 
-    /// The first rows of a program's logits.
-    fn rows(&self, index: usize, rows: usize) -> &[f32] {
+    /// Row `t` of a program's logits.
+    fn row(&self, index: usize, t: usize) -> &[f32] {
         let plan = self.artifact.plan();
         let program = &plan.programs[index];
-        assert!(rows <= program.max_tokens as usize);
-        let address = self.arena.at(program.logits).cast::<f32>();
+        assert!(t < program.max_tokens as usize);
+        let address = self.arena.at(program.logits + t as u64 * program.logits_stride).cast::<f32>();
         // SAFETY: validation puts `max_tokens` rows inside the arena on 4 bytes; no run is under way.
-        unsafe { std::slice::from_raw_parts(address, rows * plan.model.vocab as usize) }
+        unsafe { std::slice::from_raw_parts(address, plan.model.vocab as usize) }
     }
 }
 
@@ -286,6 +285,3 @@ fn check_fit(need: impl Fn(u32) -> Option<u64>, ctx: u32, max: u32, available: u
     }
     Err(RunError::OutOfMemory { ctx, need: need(ctx).unwrap_or(u64::MAX), available, largest: low })
 }
-
-#[cfg(test)]
-mod tests;

@@ -5,13 +5,15 @@
 //! makes operators ask for it, the filters and methods below do themselves); and no loader, `include` or Python object
 //! exists.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use minijinja::value::{Kwargs, Rest, ValueKind};
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Enumerator, Kwargs, Object, Rest, ValueKind, ValueOrKwargs};
 use minijinja::{Environment, Error, ErrorKind, State, Value, filters, tests as checks};
 use minijinja_contrib::pycompat;
 
@@ -20,7 +22,9 @@ use super::{TextError, Tokenizer};
 
 const MAX_TEMPLATE: usize = 256 << 10;
 const MAX_INPUT: u64 = 16 << 20;
+/// Instructions of a rendering, and one more for every eight bytes of input.
 const FUEL: u64 = 400_000;
+const MAX_FUEL: u64 = 2_000_000;
 /// Bytes that a rendering may handle whatever its input, and for each byte of it.
 const BASE_BUDGET: u64 = 8 << 20;
 const BUDGET_PER_BYTE: u64 = 256;
@@ -69,7 +73,7 @@ impl ChatTemplate {
             return Err(TextError::Template(format!("has {} bytes (limit {MAX_TEMPLATE})", source.len())));
         }
         let source = guard(source)?;
-        environment(&Arc::new(Meter::new(0)), 0)
+        environment(&Arc::new(Meter::new(0)), FUEL, 0)
             .template_from_str(&source)
             .map_err(|e| TextError::Template(reason(&e)))?;
         Ok(Self { source })
@@ -105,8 +109,9 @@ impl ChatTemplate {
         let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
         let budget = BASE_BUDGET.saturating_add(size.saturating_mul(BUDGET_PER_BYTE)).min(MAX_BUDGET);
         let meter = Arc::new(Meter::new(budget));
-        let env = environment(&meter, input.now.unwrap_or_else(clock));
-        let render = || env.template_from_str(&self.source)?.render(vars.into_iter().collect::<Value>());
+        let env = environment(&meter, (FUEL + size / 8).min(MAX_FUEL), input.now.unwrap_or_else(clock));
+        let root = Fields::value(vars);
+        let render = || env.template_from_str(&self.source)?.render(root);
         let text = render().map_err(|e| meter.explain(&e))?;
         Ok(match mark {
             Some((t, c)) => unmark(&text, c, t),
@@ -208,11 +213,12 @@ fn reason(e: &Error) -> String {
     format!("{}{line}", e.detail().map_or_else(|| e.kind().to_string(), str::to_owned))
 }
 
-fn environment(meter: &Arc<Meter>, now: u64) -> Environment<'static> {
+fn environment(meter: &Arc<Meter>, fuel: u64, now: u64) -> Environment<'static> {
     let mut env = Environment::empty();
-    env.set_trim_blocks(true);
-    env.set_lstrip_blocks(true);
-    env.set_fuel(Some(FUEL));
+    if let Ok(syntax) = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build() {
+        env.set_syntax(syntax);
+    }
+    env.set_fuel(Some(fuel));
     env.set_recursion_limit(100);
     let m = meter.clone();
     env.set_formatter(move |out, _: &mut State, v| {
@@ -238,6 +244,8 @@ fn environment(meter: &Arc<Meter>, now: u64) -> Environment<'static> {
         match name {
             "replace" => m.charge(grown(text, arg(0), arg(1)))?,
             "join" => m.charge(pieces_of(args.first(), &m)?.saturating_mul(text.len() as u64))?,
+            // Every character is compared with every one to strip.
+            "strip" | "lstrip" | "rstrip" => m.charge((text.len() as u64).saturating_mul(arg(0).len() as u64))?,
             "split" | "splitlines" => m.charge(64 * parts(text, args.first().and_then(Value::as_str)))?,
             // Widths and repeated fields.
             "format" => m.charge(formatted(text, sizes.iter().sum::<u64>()))?,
@@ -316,7 +324,8 @@ fn functions(env: &mut Environment<'static>, meter: &Arc<Meter>, now: u64) {
     let m = meter.clone();
     let guarded = move |f: Value| {
         let m = m.clone();
-        move |state: &mut State<'_, '_>, args: Rest<Value>| -> Result<Value, Error> {
+        move |state: &mut State<'_, '_>, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
+let args = args.into_values();
             for a in args.iter() {
                 m.whole(a, 2, 0)?;
             }
@@ -344,7 +353,8 @@ fn add_filters(env: &mut Environment<'static>, meter: &Arc<Meter>) {
     macro_rules! cheap {
         ($($name:literal: $f:ident),* $(,)?) => {$({
             let (m, f) = (meter.clone(), Value::from_function(filters::$f));
-            env.add_filter($name, move |state: &mut State<'_, '_>, args: Rest<Value>| -> Result<Value, Error> {
+            env.add_filter($name, move |state: &mut State<'_, '_>, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
+let args = args.into_values();
                 m.charge(16 + args.first().and_then(Value::as_str).map_or(0, |s| s.len() as u64))?;
                 f.call(state, &args)
             });
@@ -354,7 +364,8 @@ fn add_filters(env: &mut Environment<'static>, meter: &Arc<Meter>) {
     macro_rules! costly {
         ($($name:literal: $f:ident $factor:literal),* $(,)?) => {$({
             let (m, f) = (meter.clone(), Value::from_function(filters::$f));
-            env.add_filter($name, move |state: &mut State<'_, '_>, args: Rest<Value>| -> Result<Value, Error> {
+            env.add_filter($name, move |state: &mut State<'_, '_>, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
+let args = args.into_values();
                 for a in args.iter() {
                     m.whole(a, $factor, 0)?;
                 }
@@ -363,6 +374,7 @@ fn add_filters(env: &mut Environment<'static>, meter: &Arc<Meter>) {
                 match $name {
                     "join" => m.charge(pieces_of(args.first(), &m)?.saturating_mul(arg(1).len() as u64))?,
                     "replace" => m.charge(grown(text, arg(1), arg(2)))?,
+                    "trim" => m.charge((text.len() as u64).saturating_mul(arg(1).len() as u64))?,
                     "split" => m.charge(64 * parts(text, args.get(1).and_then(Value::as_str)))?,
                     "lines" => m.charge(64 * parts(text, Some("\n")))?,
                     "list" | "map" | "select" | "reject" | "sort" | "unique" | "min" | "max" => m.charge(64 * text.len() as u64)?,
@@ -385,7 +397,8 @@ fn add_filters(env: &mut Environment<'static>, meter: &Arc<Meter>) {
     }
     let m = meter.clone();
     let inner = Value::from_function(filters::indent);
-    env.add_filter("indent", move |state: &mut State<'_, '_>, args: Rest<Value>| -> Result<Value, Error> {
+    env.add_filter("indent", move |state: &mut State<'_, '_>, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
+let args = args.into_values();
         let size = args.iter().try_fold(0, |n, a| m.whole(a, 1, 0).map(|s| n + s))?;
         let width = args.iter().skip(1).filter_map(|a| a.as_i64().or_else(|| a.get_attr("width").ok()?.as_i64())).max();
         if width.is_some_and(|w| w > 64) {
@@ -538,7 +551,8 @@ fn add_tests(env: &mut Environment<'static>, meter: &Arc<Meter>) {
     macro_rules! costly {
         ($($name:literal: $f:ident),* $(,)?) => {$({
             let (m, f) = (meter.clone(), Value::from_function(checks::$f));
-            env.add_test($name, move |state: &mut State<'_, '_>, args: Rest<Value>| -> Result<bool, Error> {
+            env.add_test($name, move |state: &mut State<'_, '_>, args: Rest<ValueOrKwargs>| -> Result<bool, Error> {
+let args = args.into_values();
                 for a in args.iter() {
                     m.whole(a, 1, 0)?;
                 }
@@ -549,6 +563,38 @@ fn add_tests(env: &mut Environment<'static>, meter: &Arc<Meter>) {
     costly! {
         "eq": is_eq, "equalto": is_eq, "==": is_eq, "ne": is_ne, "!=": is_ne, "in": is_in, "startingwith": is_startingwith,
         "endingwith": is_endingwith,
+    }
+}
+
+/// An object of the input, in the order it was written.
+#[derive(Debug)]
+struct Fields {
+    keys: Vec<Value>,
+    values: HashMap<String, Value>,
+}
+
+impl Fields {
+    fn value(pairs: impl IntoIterator<Item = (String, Value)>) -> Value {
+        let mut f = Self { keys: Vec::new(), values: HashMap::new() };
+        for (k, v) in pairs {
+            f.keys.push(Value::from(k.as_str()));
+            f.values.insert(k, v);
+        }
+        Value::from_object(f)
+    }
+}
+
+impl Object for Fields {
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        self.values.get(key.as_str()?).cloned()
+    }
+
+    fn get_value_by_str(self: &Arc<Self>, key: &str) -> Option<Value> {
+        self.values.get(key).cloned()
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Values(self.keys.clone())
     }
 }
 
@@ -598,7 +644,7 @@ fn to_value(v: &serde_json::Value, mark: Option<(&Tokenizer, char)>) -> Value {
         },
         J::String(s) => Value::from(marked(s, mark)),
         J::Array(a) => a.iter().map(|x| to_value(x, mark)).collect::<Vec<Value>>().into(),
-        J::Object(o) => o.iter().map(|(k, x)| (marked(k, mark), to_value(x, mark))).collect::<Value>(),
+        J::Object(o) => Fields::value(o.iter().map(|(k, x)| (marked(k, mark), to_value(x, mark)))),
     }
 }
 

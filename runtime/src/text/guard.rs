@@ -8,7 +8,7 @@
 //! | `a ~ b`, and other arithmetic and comparison | `tw__g(a,1) ~ tw__g(b,1)`: charges the size of both |
 //! | `a * b` | `tw__n(a) * tw__n(b)`: refuses all but numbers and short strings |
 //! | `[a, b]`, `{k: a}` | `tw__g([a, b],1)`: charges the whole tree, refuses deep nesting |
-//! | `a[i]`, `a[i:j]` | `tw__s(a)[i]`, `tw__c(a)[i:j]` |
+//! | `a[i]`, `for x in a`; `a[i:j]` | `tw__s(a)[i]`, `for x in tw__s(a)`: charges a string's length; `tw__c(a)[i:j]` |
 //! | `{% set ns.x = e %}` | `{% set ns.x = tw__k((e)) %}`: as `tw__g`, and data only |
 //! | long text between tags | the same with `{{ tw__t(length) }}` after its first visible character |
 //! | `{% generation %}…{% endgeneration %}` | `{% if true %}…{% endif %}` |
@@ -26,7 +26,11 @@ const MAX_DEPTH: usize = 60;
 const FREE_TEXT: usize = 48;
 const MAX_BLANK: usize = 192;
 const MAX_RAW_BLOCK: usize = 256;
+/// The engine's parser and compiler recurse once for each of these, mostly without a limit of their own.
 const MAX_RUN: usize = 512;
+const MAX_CHAIN: usize = 64;
+const MAX_NOT: usize = 32;
+const MAX_ELIF: usize = 256;
 
 const TAGS: &[&str] = &[
     "if", "elif", "else", "endif", "for", "endfor", "set", "endset", "macro", "endmacro", "call", "endcall", "filter",
@@ -47,6 +51,7 @@ fn refuse(why: impl Into<String>) -> TextError {
 pub(super) fn guard(source: &str) -> Result<String, TextError> {
     let mut out = String::with_capacity(source.len() * 2);
     let mut rest = source;
+    let mut elifs = 0;
     loop {
         let tag = rest.match_indices('{').find(|(i, _)| matches!(rest.as_bytes().get(i + 1), Some(b'{' | b'%' | b'#')));
         let Some((at, _)) = tag else {
@@ -61,7 +66,7 @@ pub(super) fn guard(source: &str) -> Result<String, TextError> {
                 out.push_str(&rest[..end]);
                 &rest[end..]
             }
-            kind => tag_or_value(rest, kind == b'%', &mut out)?,
+            kind => tag_or_value(rest, kind == b'%', &mut elifs, &mut out)?,
         };
     }
 }
@@ -88,7 +93,7 @@ fn text(raw: &str, out: &mut String) -> Result<(), TextError> {
 }
 
 /// Rewrites one `{% … %}` or `{{ … }}` and returns what follows it.
-fn tag_or_value<'a>(rest: &'a str, statement: bool, out: &mut String) -> Result<&'a str, TextError> {
+fn tag_or_value<'a>(rest: &'a str, statement: bool, elifs: &mut usize, out: &mut String) -> Result<&'a str, TextError> {
     let mut open = 2;
     if matches!(rest.as_bytes().get(2), Some(b'-' | b'+')) {
         open = 3;
@@ -96,7 +101,7 @@ fn tag_or_value<'a>(rest: &'a str, statement: bool, out: &mut String) -> Result<
     let (tokens, close, after) = lex(&rest[open..], statement)?;
     out.push_str(&rest[..open]);
     out.push(' ');
-    let mut p = Parser { tokens: &tokens, at: 0, depth: 0 };
+    let mut p = Parser { tokens: &tokens, at: 0, depth: 0, iterated: false };
     if statement {
         let name = match tokens.first() {
             Some(Token { kind: Kind::Name, text }) => *text,
@@ -108,6 +113,10 @@ fn tag_or_value<'a>(rest: &'a str, statement: bool, out: &mut String) -> Result<
         if !TAGS.contains(&name) {
             return Err(refuse(format!("uses {{% {name} %}}, which is not offered")));
         }
+        *elifs += usize::from(name == "elif");
+        if *elifs > MAX_ELIF {
+            return Err(refuse(format!("has more than {MAX_ELIF} {{% elif %}}")));
+        }
         p.at = 1;
         out.push_str(match name {
             "generation" => "if true",
@@ -117,6 +126,7 @@ fn tag_or_value<'a>(rest: &'a str, statement: bool, out: &mut String) -> Result<
         out.push(' ');
         if name == "for" {
             p.verbatim("in", out)?;
+            p.iterated = true;
         }
         if name == "set" && tokens.get(2).is_some_and(|t| t.text == ".") && tokens.iter().any(|t| t.text == "=") {
             p.verbatim("=", out)?;
@@ -243,6 +253,8 @@ struct Parser<'a, 't> {
     tokens: &'t [Token<'a>],
     at: usize,
     depth: usize,
+    /// Operands of the outermost level are what a loop goes over.
+    iterated: bool,
 }
 
 /// What a bracket held.
@@ -266,10 +278,14 @@ impl<'a> Parser<'a, '_> {
 
     /// Copies tokens up to and with `last`.
     fn verbatim(&mut self, last: &str, out: &mut String) -> Result<(), TextError> {
+        let from = self.at;
         while let Some(t) = self.peek() {
             self.at += 1;
             out.push_str(t.text);
             out.push(' ');
+            if self.at - from > MAX_CHAIN {
+                break;
+            }
             if t.text == last {
                 return Ok(());
             }
@@ -323,7 +339,7 @@ impl<'a> Parser<'a, '_> {
         }
         seen.one_string = self.at == from + 1 && self.tokens[from].kind == Kind::Str;
         self.depth -= 1;
-        Ok((emit(&items)?, seen))
+        Ok((emit(&items, self.iterated && self.depth == 0)?, seen))
     }
 
     /// Literal or name or bracket, with its attributes, subscripts, calls and filters.
@@ -361,7 +377,7 @@ impl<'a> Parser<'a, '_> {
                 s
             }
         };
-        loop {
+        for _ in 0..MAX_CHAIN {
             if self.op(".") {
                 self.at += 1;
                 let name = self.peek().filter(|n| matches!(n.kind, Kind::Name | Kind::Number)).ok_or_else(|| refuse("has a dot without a name"))?;
@@ -380,7 +396,8 @@ impl<'a> Parser<'a, '_> {
                 };
             } else if self.op("(") {
                 self.at += 1;
-                s = format!("{s}({})", self.inside(")")?.0);
+                let (args, _) = self.inside(")")?;
+                s = if s == "loop" { format!("loop({RESERVED}s({args}))") } else { format!("{s}({args})") };
             } else if self.op("|") {
                 self.at += 1;
                 let name = self.peek().filter(|n| n.kind == Kind::Name).ok_or_else(|| refuse("has a | without a filter"))?;
@@ -391,6 +408,7 @@ impl<'a> Parser<'a, '_> {
             }
             seen.constant = false;
         }
+        Err(refuse(format!("has a chain of more than {MAX_CHAIN} attributes, calls and filters")))
     }
 
     fn inside(&mut self, close: &str) -> Result<(String, Seen), TextError> {
@@ -403,7 +421,7 @@ impl<'a> Parser<'a, '_> {
     }
 }
 
-fn emit(items: &[Item]) -> Result<String, TextError> {
+fn emit(items: &[Item], iterated: bool) -> Result<String, TextError> {
     let other = |i: usize, text: &str| matches!(items.get(i), Some(Item::Other(t)) if t == text);
     let op = |i: usize| match items.get(i) {
         Some(Item::Op(o)) => Some(*o),
@@ -413,16 +431,27 @@ fn emit(items: &[Item]) -> Result<String, TextError> {
     };
     // A run is a stretch of operands and operators; `a ~ b ~ c ~ …` copies its front once for every operator.
     let mut runs = vec![(0usize, 0usize); items.len()];
-    let mut from = 0;
+    let cuts = |item: Option<&Item>, all: bool| match item {
+        None => true,
+        Some(Item::Other(t)) => all || matches!(t.as_str(), "," | ":" | "="),
+        Some(_) => false,
+    };
+    let (mut from, mut start) = (0, 0);
     for i in 0..=items.len() {
-        if i == items.len() || matches!(items[i], Item::Other(_)) {
+        if cuts(items.get(i), true) {
             let count = |f: fn(&str) -> bool| items[from..i].iter().filter(|x| matches!(x, Item::Op(o) if f(o))).count();
             let run = (count(|_| true), count(|o| o == "*"));
-            if run.0 > MAX_RUN || run.1 > 1 {
-                return Err(refuse("has too many operators in one expression; put parentheses around parts of it"));
+            if run.1 > 1 {
+                return Err(refuse("has two multiplications in a row; put parentheses around one"));
             }
             runs[from..i].fill(run);
             from = i + 1;
+        }
+        if cuts(items.get(i), false) {
+            if i - start > MAX_RUN || (start..i).filter(|&k| other(k, "not")).count() > MAX_NOT {
+                return Err(refuse("has too many operators in one expression; put parentheses around parts of it"));
+            }
+            start = i + 1;
         }
     }
     let mut out = String::new();
@@ -442,6 +471,8 @@ fn emit(items: &[Item]) -> Result<String, TextError> {
                     out.push_str(&format!("{RESERVED}n({s})"));
                 } else if sides.iter().any(Option::is_some) && !s.bytes().all(|b| b.is_ascii_digit()) {
                     out.push_str(&format!("{RESERVED}g({s},{})", 1 + runs[i].0 / 4));
+                } else if iterated {
+                    out.push_str(&format!("{RESERVED}s({s})"));
                 } else {
                     out.push_str(s);
                 }
@@ -460,7 +491,7 @@ mod tests {
         for (from, to) in [
             ("{{ a ~ 'x' }}", "{{ tw__g(a,1) ~ tw__g('x',1) }}"),
             ("{%- if a.b['c'] == 'd' -%}", "{%- if tw__g(a.b['c'],1) == tw__g('d',1) -%}"),
-            ("{% for a in b[1:] %}", "{% for a in tw__c(b)[1 :] %}"),
+            ("{% for a in b[1:] %}", "{% for a in tw__s(tw__c(b)[1 :]) %}"),
             ("{% if a not in b and c is not none %}", "{% if tw__g(a,1) not in tw__g(b,1) and c is not none %}"),
             ("{% set ns.a = b %}", "{% set ns . a = tw__k((b)) %}"),
             ("{{ 'a' * 9 }}", "{{ tw__n('a') * tw__n(9) }}"),
@@ -477,7 +508,7 @@ mod tests {
         for (t, why) in [
             ("{% include 'x' %}", "include"),
             ("{{ tw__g(1) }}", "reserved"),
-            ("{{ a * b * c }}", "operators"),
+            ("{{ a * b * c }}", "multiplications"),
             ("{{ (((( }}", "closed"),
             ("{{ a", "closed"),
             ("{{ ) }}", "bracket"),

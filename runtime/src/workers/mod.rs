@@ -99,6 +99,3 @@ impl Drop for Pool {
         }
     }
 }
-
-#[cfg(all(test, target_arch = "x86_64"))]
-mod tests;

@@ -1,0 +1,355 @@
+//! The pipeline, stage by stage.
+
+use crate::DriverError;
+use rayon::prelude::*;
+use std::collections::{BTreeSet, HashMap};
+use std::io::Write;
+use std::path::Path;
+use tilewright_codegen::backend::Backend;
+use tilewright_codegen::cranelift::Cranelift;
+use tilewright_codegen::lower::{LowerContext, Lowered, PackedWeight, Packing, WeightMap, lower};
+use tilewright_codegen::pack::{Layout, PackError, ROWS, pack_panel};
+use tilewright_codegen::schedules::{Params, Schedule, defaults};
+use tilewright_codegen::target::Target;
+use tilewright_ir::graph::{Elem, Graph, OpKind};
+use tilewright_ir::kernel::Kernel;
+use tilewright_models::format::{BlockFormat, FormatSet};
+use tilewright_models::model::Model;
+use tilewright_passes::{Activations, PassContext, PassManager, Report};
+use tilewright_runtime::artifact::{
+    ArtifactWriter, Choice, GRAPH, KERNELS, ManifestInfo, ModelIdentity, SourceFile, TEMPLATE, TOKENIZER, TargetInfo,
+    TokenizerFacts,
+};
+use tilewright_runtime::plan::{Call, KvLayer, ModelFacts, Plan, Program, RopeTable};
+
+/// What to build for.
+#[derive(Clone, Debug)]
+pub struct BuildOptions {
+    /// The machine.
+    pub target: Target,
+    /// Activations of matmuls with block formats.
+    pub activations: Activations,
+    /// Fusions that are switched off, by pass name.
+    pub off: BTreeSet<String>,
+    /// Most tokens of a prefill step.
+    pub prefill_tokens: u32,
+    /// Passes after which the graph is dumped: `all`, or `after:<pass>`.
+    pub dump: Option<String>,
+}
+
+impl BuildOptions {
+    /// Defaults for this machine.
+    pub fn for_host() -> Result<BuildOptions, DriverError> {
+        Ok(BuildOptions {
+            target: Target::detect()?,
+            activations: Activations::Q8,
+            off: BTreeSet::new(),
+            prefill_tokens: 64,
+            dump: None,
+        })
+    }
+
+    /// Text of everything that changes the result, for cache keys.
+    pub fn key(&self) -> String {
+        let BuildOptions { target, activations, off, prefill_tokens, dump: _ } = self;
+        format!("{} {activations:?} off{off:?} prefill{prefill_tokens}", target.name)
+    }
+}
+
+/// A stage that begins, or bytes of weights that were packed.
+#[derive(Clone, Debug)]
+pub enum Progress<'a> {
+    /// A stage by name.
+    Stage(&'a str),
+    /// Packed so many of so many bytes.
+    Packed(u64, u64),
+}
+
+/// What a build did.
+#[derive(Clone, Debug)]
+pub struct BuildReport {
+    /// Passes: rewrites and times.
+    pub passes: Report,
+    /// Distinct kernels.
+    pub kernels: usize,
+    /// Bytes of machine code with headers.
+    pub object_bytes: usize,
+    /// Bytes of packed weights.
+    pub weights_bytes: u64,
+    /// Identity of the artifact.
+    pub digest: String,
+}
+
+/// Everything but the packed weights: what `build` writes and what `explain` and `inspect` show.
+pub struct Compiled {
+    /// The fused graph.
+    pub graph: Graph,
+    /// Passes: rewrites and times.
+    pub passes: Report,
+    /// The plan.
+    pub plan: Plan,
+    /// The kernels of [`Plan::kernels`], in that order.
+    pub kernels: Vec<Kernel>,
+    /// The machine code.
+    pub object: Vec<u8>,
+    /// Where each weight goes.
+    pub weights: WeightMap,
+    /// What was chosen, and why.
+    pub choices: Vec<Choice>,
+}
+
+fn layout_of(name: &str) -> Option<Result<Layout, PackError>> {
+    FormatSet::builtin().get(name).map(|f| Layout::of(f))
+}
+
+fn takes_q8(name: &str) -> bool {
+    matches!(layout_of(name), Some(Ok(l)) if l.takes_q8())
+}
+
+/// Kernels without duplicates: equal schedule and parameters, equal kernel.
+#[derive(Default)]
+struct KernelTable {
+    index: HashMap<String, u32>,
+    names: Vec<String>,
+    build: Vec<(String, Params)>,
+    kernels: Vec<Kernel>,
+}
+
+impl KernelTable {
+    fn intern(&mut self, label: &str, schedule: &dyn Schedule, params: &Params) -> u32 {
+        let key = format!("{} {params:?}", schedule.signature());
+        if let Some(&i) = self.index.get(&key) {
+            return i;
+        }
+        let i = self.names.len() as u32;
+        let op = label.split(' ').next().unwrap_or("kernel");
+        let name = format!("k{i}_{op}");
+        self.kernels.push(schedule.build(&name, params));
+        self.names.push(name);
+        self.build.push((schedule.signature(), params.clone()));
+        self.index.insert(key, i);
+        i
+    }
+}
+
+/// Runs every stage but the packing of weights.
+pub fn compile(model: &Model, options: &BuildOptions, progress: &mut dyn FnMut(Progress<'_>)) -> Result<Compiled, DriverError> {
+    progress(Progress::Stage("graph"));
+    let mut graph = model.graph()?;
+    progress(Progress::Stage("passes"));
+    let cx = PassContext { activations: options.activations, takes_q8: &takes_q8 };
+    let manager = PassManager { off: options.off.clone(), dump: options.dump.clone(), verify: true };
+    let passes = manager.run(&mut graph, &cx)?;
+
+    progress(Progress::Stage("kernels"));
+    let mut weights = WeightMap::default();
+    let params = |s: &dyn Schedule| defaults(&s.space());
+    let cx = LowerContext { layout: &layout_of, params: &params };
+    let mut table = KernelTable::default();
+    let mut programs = vec![];
+    let mut per_token = 0;
+    for tokens in [1, options.prefill_tokens] {
+        let lowered = lower(&graph, tokens, &mut weights, &cx)?;
+        if tokens == 1 {
+            per_token = lowered.calls.iter().map(|c| c.weight_bytes).sum();
+        }
+        programs.push(program(lowered, tokens, &mut table));
+    }
+    for k in &table.kernels {
+        if let Err(errors) = tilewright_ir::kernel::verify(k) {
+            let message = errors.iter().map(|e| e.to_string()).collect::<Vec<_>>().join("; ");
+            return Err(DriverError::Kernel { name: k.name.clone(), message });
+        }
+    }
+    progress(Progress::Stage("machine code"));
+    let object = Cranelift.object(&table.kernels, &options.target)?;
+
+    let choices = choices(&passes, &table, &weights, options);
+    let facts = model.facts();
+    let macs = graph.order().iter().filter(|&&n| matches!(graph.node(n).op, OpKind::Matmul | OpKind::Glu));
+    let macs = macs
+        .flat_map(|&n| graph.operands(n))
+        .filter_map(|o| graph.weight_of(o))
+        .filter_map(|w| match w.ty.shape.as_slice() {
+            [tilewright_ir::graph::Dim::N(a), tilewright_ir::graph::Dim::N(b)] => Some(a * b),
+            _ => None,
+        })
+        .sum();
+    let plan = Plan {
+        model: ModelFacts {
+            name: facts.name.clone(),
+            arch: facts.arch.clone(),
+            vocab: facts.vocab,
+            n_ctx: facts.n_ctx,
+            parameters: facts.parameters,
+            file_bytes: facts.file_bytes,
+            bytes_per_token: per_token,
+            macs_per_token: macs,
+        },
+        kernels: table.names.clone(),
+        kv: kv_layers(&graph),
+        rope: graph.rope.iter().map(|r| RopeTable { inv_freq: r.inv_freq.clone(), scale: r.scale }).collect(),
+        programs,
+        weights_bytes: weights.bytes,
+    };
+    Ok(Compiled { graph, passes, plan, kernels: table.kernels, object, weights, choices })
+}
+
+fn program(lowered: Lowered, tokens: u32, table: &mut KernelTable) -> Program {
+    let calls = lowered.calls.into_iter().map(|c| Call {
+        kernel: table.intern(&c.label, c.schedule.as_ref(), &c.params),
+        chunks: c.schedule.chunks(&c.params),
+        label: c.label,
+        args: c.args,
+        scalars: c.scalars,
+    });
+    Program {
+        calls: calls.collect(),
+        max_tokens: tokens,
+        arena_bytes: lowered.arena_bytes,
+        head_start: lowered.head_start as u32,
+        logits: lowered.output.0,
+        logits_stride: lowered.output.1,
+    }
+}
+
+fn kv_layers(graph: &Graph) -> Vec<KvLayer> {
+    let mut layers: Vec<(u32, KvLayer)> = vec![];
+    for &n in graph.order() {
+        let node = graph.node(n);
+        if node.op != OpKind::Input || node.ty.elem != Elem::Kv {
+            continue;
+        }
+        if let [tilewright_ir::graph::Dim::N(h), tilewright_ir::graph::Dim::N(d)] = node.ty.shape[..] {
+            let index = node.name.strip_prefix("kv.").and_then(|s| s.parse().ok()).unwrap_or(0);
+            layers.push((index, KvLayer { heads: h as u32, head_dim: d as u32 }));
+        }
+    }
+    layers.sort_by_key(|l| l.0);
+    layers.into_iter().map(|l| l.1).collect()
+}
+
+fn choices(passes: &Report, table: &KernelTable, weights: &WeightMap, options: &BuildOptions) -> Vec<Choice> {
+    let mut out = vec![Choice {
+        what: "activations".into(),
+        choice: format!("{:?}", options.activations).into(),
+        why: "int8 blocks of 32 with one f32 scale where the weight is a block format; f32 elsewhere".into(),
+    }];
+    for p in &passes.rows {
+        out.push(Choice { what: format!("pass {}", p.name), choice: p.rewrites.into(), why: p.doc.into() });
+    }
+    for (name, (signature, params)) in table.names.iter().zip(&table.build) {
+        let choice: serde_json::Map<String, serde_json::Value> =
+            params.iter().map(|(k, v)| (k.to_string(), (*v).into())).collect();
+        out.push(Choice {
+            what: format!("kernel {name}"),
+            choice: choice.into(),
+            why: format!("default of the schedule (no tuning record): {signature}").into(),
+        });
+    }
+    for w in &weights.entries {
+        let Packing::Panels(layout) = &w.packing else { continue };
+        let what = format!("weight {}", w.weight.name);
+        let why = format!("{} bytes, kept in its own format, panels of {ROWS} rows", w.bytes);
+        let kind = match layout {
+            Layout::Float(s) => format!("{s:?}"),
+            Layout::Quant(q) => format!("planes {:?}, groups of {}", q.planes, q.group),
+        };
+        out.push(Choice { what, choice: format!("{}: {kind}", w.weight.format()).into(), why: why.into() });
+    }
+    out
+}
+
+/// Builds the artifact folder `out`.
+pub fn build(
+    model: &Model,
+    out: &Path,
+    options: &BuildOptions,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<BuildReport, DriverError> {
+    let mut compiled = compile(model, options, progress)?;
+    let mut writer = ArtifactWriter::create(out)?;
+    progress(Progress::Stage("weights"));
+    let total = compiled.weights.bytes;
+    let mut stream = writer.weights()?;
+    for w in &compiled.weights.entries {
+        let at = stream.align()?;
+        debug_assert_eq!(at, w.offset);
+        pack(model, w, &mut stream)?;
+        progress(Progress::Packed(w.offset + w.bytes, total));
+    }
+    compiled.plan.weights_bytes = stream.finish()?;
+
+    let tokenizer = model.tokenizer();
+    writer.plan(&compiled.plan)?;
+    writer.file(KERNELS, &compiled.object)?;
+    writer.file(TOKENIZER, tokenizer.json.as_bytes())?;
+    if let Some(template) = &tokenizer.chat_template {
+        writer.file(TEMPLATE, template.as_bytes())?;
+    }
+    writer.file(GRAPH, compiled.graph.to_string().as_bytes())?;
+    let target = &options.target;
+    let info = ManifestInfo {
+        compiler: concat!("tilewright ", env!("CARGO_PKG_VERSION")).into(),
+        model: ModelIdentity {
+            arch: compiled.plan.model.arch.clone(),
+            files: model
+                .files()
+                .iter()
+                .map(|f| SourceFile { name: f.name.clone(), bytes: f.bytes, fingerprint: f.fingerprint.clone() })
+                .collect(),
+        },
+        target: TargetInfo {
+            name: target.name.clone(),
+            arch: target.arch.clone(),
+            features: target.features.clone(),
+        },
+        tokenizer: TokenizerFacts {
+            bos: tokenizer.bos,
+            eos: tokenizer.eos.clone(),
+            add_bos: tokenizer.add_bos,
+            add_eos: tokenizer.add_eos,
+        },
+        choices: compiled.choices,
+    };
+    let digest = writer.commit(info)?;
+    Ok(BuildReport {
+        passes: compiled.passes,
+        kernels: compiled.kernels.len(),
+        object_bytes: compiled.object.len(),
+        weights_bytes: compiled.plan.weights_bytes,
+        digest,
+    })
+}
+
+/// Packs one weight, a few panels at a time on all cores.
+fn pack(model: &Model, w: &PackedWeight, out: &mut impl Write) -> Result<(), DriverError> {
+    let raw = model.weight_bytes(&w.weight)?;
+    let fail = |source| DriverError::Pack { weight: w.weight.name.clone(), source };
+    let io = |source| DriverError::Io { path: w.weight.name.clone().into(), source };
+    let cols = w.weight.ty.width().unwrap_or(0);
+    match &w.packing {
+        Packing::Vector => {
+            let mut bytes = raw.into_owned();
+            bytes.resize(w.bytes as usize, 0);
+            out.write_all(&bytes).map_err(io)
+        }
+        Packing::Panels(layout) => {
+            let format: &BlockFormat = FormatSet::builtin().get(w.weight.format()).expect("lowered with this format");
+            let panel = layout.panel_bytes(cols) as usize;
+            let panels = w.bytes as usize / panel;
+            let batch = (8 << 20) / panel.max(1) + 1;
+            let mut buffer = vec![0; batch.min(panels) * panel];
+            for first in (0..panels).step_by(batch) {
+                let n = batch.min(panels - first);
+                buffer[..n * panel]
+                    .par_chunks_exact_mut(panel)
+                    .enumerate()
+                    .try_for_each(|(i, out)| pack_panel(format, layout, &raw, cols, (first + i) as u64, out))
+                    .map_err(fail)?;
+                out.write_all(&buffer[..n * panel]).map_err(io)?;
+            }
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! The cache of built artifacts: a raw model is built once and found there the next time.
+//!
+//! The key is what decides the result: the model's files (path, size, time of change), the options and the compiler's
+//! version. Nothing is ever deleted here.
+
+use crate::{BuildOptions, DriverError, Progress, build};
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+use tilewright_models::model::Model;
+
+/// A folder of artifacts.
+#[derive(Clone, Debug)]
+pub struct Cache {
+    root: PathBuf,
+}
+
+impl Cache {
+    /// `dir`, else `$COMPILE_MODEL_CACHE_DIR`, else the platform's cache folder.
+    pub fn open(dir: Option<&Path>) -> Result<Cache, DriverError> {
+        if let Some(dir) = dir {
+            return Ok(Cache { root: dir.to_path_buf() });
+        }
+        if let Some(dir) = std::env::var_os("COMPILE_MODEL_CACHE_DIR").filter(|d| !d.is_empty()) {
+            return Ok(Cache { root: dir.into() });
+        }
+        use etcetera::BaseStrategy;
+        let base = etcetera::choose_base_strategy().map_err(|e| DriverError::NoCache(e.to_string()))?;
+        Ok(Cache { root: base.cache_dir().join("compile-model") })
+    }
+
+    /// The folder.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where the artifact of `model` with `options` is, built or not.
+    pub fn path(&self, model: &Path, options: &BuildOptions) -> Result<PathBuf, DriverError> {
+        let io = |source| DriverError::Io { path: model.to_path_buf(), source };
+        let full = model.canonicalize().map_err(io)?;
+        let mut hash = blake3::Hasher::new();
+        hash.update(env!("CARGO_PKG_VERSION").as_bytes());
+        hash.update(options.key().as_bytes());
+        hash.update(full.as_os_str().as_encoded_bytes());
+        let mut files = vec![full.clone()];
+        if full.is_dir() {
+            let entries = std::fs::read_dir(&full).map_err(io)?;
+            files = entries.filter_map(|e| e.ok().map(|e| e.path())).filter(|p| p.is_file()).collect();
+            files.sort();
+        }
+        for file in files {
+            let meta = file.metadata().map_err(io)?;
+            let time = meta.modified().ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
+            hash.update(file.as_os_str().as_encoded_bytes());
+            hash.update(&meta.len().to_le_bytes());
+            hash.update(&time.as_nanos().to_le_bytes());
+        }
+        let stem = full.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
+        let stem: String = stem.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(40).collect();
+        let digest = hash.finalize().to_hex();
+        Ok(self.root.join("artifacts").join(format!("{stem}-{}", &digest[..16])))
+    }
+}
+
+/// The artifact of a model: `path` itself if it is one, else the cache's, built first if need be.
+pub fn cached_artifact(
+    path: &Path,
+    cache: &Cache,
+    options: &BuildOptions,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<PathBuf, DriverError> {
+    if path.join(tilewright_runtime::artifact::MANIFEST).is_file() {
+        return Ok(path.to_path_buf());
+    }
+    let target = cache.path(path, options)?;
+    if !target.join(tilewright_runtime::artifact::MANIFEST).is_file() {
+        build(&Model::open(path)?, &target, options, progress)?;
+    }
+    Ok(target)
+}

@@ -1,0 +1,54 @@
+//! What can go wrong on the way from a model to an artifact.
+
+/// A failed build.
+#[derive(Debug, thiserror::Error)]
+pub enum DriverError {
+    /// The model file cannot be used.
+    #[error(transparent)]
+    Model(#[from] tilewright_models::ModelError),
+    /// A graph rule was broken: a bug in an architecture's declaration or in a pass.
+    #[error("graph: {0}")]
+    Graph(#[from] tilewright_ir::graph::GraphError),
+    /// A pass failed or does not exist.
+    #[error(transparent)]
+    Pass(#[from] tilewright_passes::PassError),
+    /// The graph has something no kernel covers.
+    #[error(transparent)]
+    Lower(#[from] tilewright_codegen::lower::LowerError),
+    /// A weight cannot be packed.
+    #[error("weight {weight}: {source}")]
+    Pack {
+        /// Weight.
+        weight: String,
+        /// Reason.
+        source: tilewright_codegen::pack::PackError,
+    },
+    /// The back end or the target.
+    #[error(transparent)]
+    Codegen(#[from] tilewright_codegen::CodegenError),
+    /// A kernel breaks a rule of kernel IR: a bug in its schedule.
+    #[error("kernel {name}: {message}")]
+    Kernel {
+        /// Kernel.
+        name: String,
+        /// Rules broken.
+        message: String,
+    },
+    /// The artifact cannot be written or read.
+    #[error(transparent)]
+    Artifact(#[from] tilewright_runtime::ArtifactError),
+    /// The interpreter.
+    #[error("interpreter: {0}")]
+    Interp(String),
+    /// A folder.
+    #[error("{path}: {source}")]
+    Io {
+        /// Where.
+        path: std::path::PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// There is no cache folder.
+    #[error("no cache folder: {0}; give one with --cache-dir")]
+    NoCache(String),
+}

@@ -1,0 +1,54 @@
+//! Rounds the result of attention or of a GLU as it is stored.
+//!
+//! ```text
+//! %m = glu %x, @gate, @up {fn = silu} => %m = glu %x, @gate, @up {fn = silu, quantize}
+//! %r = quantize %m
+//! ```
+//!
+//! The unrounded value has no other user, and what one call of the kernel makes is whole blocks: a head, or rows of the
+//! GLU. The fused node stands where its source stood: an attention must not move past a later write to its cache.
+
+use crate::manager::{Pass, PassContext};
+use crate::rewrite::{all, rebuild, roles, used_once};
+use tilewright_ir::graph::{Attr, Graph, GraphError, NodeId, OpKind, Q8_BLOCK};
+
+/// See the module.
+pub struct FuseQuantize;
+
+impl Pass for FuseQuantize {
+    fn name(&self) -> &'static str {
+        "fuse-quantize"
+    }
+
+    fn doc(&self) -> &'static str {
+        "quantize into attention and glu"
+    }
+
+    fn run(&self, g: &mut Graph, _ctx: &PassContext) -> Result<usize, GraphError> {
+        let mut count = 0;
+        for id in all(g, OpKind::Quantize) {
+            let Some(source) = g.operand(id, "x") else { continue };
+            if g.flag(id, "gamma") || g.flag(source, "quantize") || !used_once(g, source) || !blocks(g, source) {
+                continue;
+            }
+            // The users are moved first: the type of `source` is about to change under them.
+            g.replace_uses(id, source);
+            g.remove(id);
+            let (op, operands, mut attrs) = (g.node(source).op, roles(g, source), g.node(source).attrs.clone());
+            attrs.insert("quantize".into(), Attr::Bool(true));
+            rebuild(g, source, op, &operands, &attrs)?;
+            count += 1;
+        }
+        Ok(count)
+    }
+}
+
+/// Whether `id` can round what it makes.
+fn blocks(g: &Graph, id: NodeId) -> bool {
+    let unit = match g.node(id).op {
+        OpKind::Attention => g.operand(id, "kv").and_then(|kv| g.ty(kv).width()),
+        OpKind::Glu => g.ty(id).width(),
+        _ => None,
+    };
+    unit.is_some_and(|n| n.is_multiple_of(Q8_BLOCK))
+}

@@ -1,0 +1,116 @@
+use std::sync::Arc;
+
+use tilewright_runtime::artifact::Artifact;
+use tilewright_runtime::error::RunError;
+use tilewright_runtime::plan::KvLayer;
+use tilewright_runtime::session::{Logits, Session, SessionOptions};
+
+use crate::kernels;
+
+fn open(change: impl Fn(&mut tilewright_runtime::plan::Plan)) -> Arc<Artifact> {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path().join("toy");
+    let mut plan = kernels::plan();
+    change(&mut plan);
+    kernels::write_parts(&dir, &serde_json::to_vec(&plan).unwrap(), &kernels::object(), kernels::info()).unwrap();
+    Arc::new(Artifact::open(&dir).unwrap())
+}
+
+fn options(ctx: u32, threads: usize) -> SessionOptions {
+    SessionOptions { ctx: Some(ctx), threads: Some(threads), profile: false }
+}
+
+fn row(sum: u32, position: u32, tokens: u32, ctx: u32) -> Vec<f32> {
+    let angle = f64::from(position) * f64::from(0.01f32);
+    let (cos, sin) = ((angle.cos() * 2.0) as f32, (angle.sin() * 2.0) as f32);
+    let past = position + 1 - tokens;
+    vec![sum as f32, cos, sin, tokens as f32, past as f32, ctx as f32, 2.5, 0.0]
+}
+
+#[test]
+fn rows_are_right_whatever_the_split() {
+    let artifact = open(|_| {});
+    for threads in [1, 2, 3] {
+        let mut session = Session::new(artifact.clone(), options(60, threads)).unwrap();
+        for n in 1..=40usize {
+            session.reset();
+            let tokens: Vec<u32> = (0..n as u32).map(|i| i % 7).collect();
+            let sum = tokens.iter().sum();
+            assert_eq!(session.eval(&tokens, Logits::Last).unwrap(), row(sum, n as u32 - 1, 1, 60));
+            assert_eq!(session.position(), n as u32);
+            // The first half again, without logits, then the rest.
+            session.truncate(n as u32 / 2);
+            assert!(session.eval(&tokens[n / 2..], Logits::None).unwrap().is_empty());
+            assert_eq!(session.eval(&[5], Logits::Last).unwrap(), row(sum + 5, n as u32, 1, 60));
+        }
+    }
+}
+
+#[test]
+fn all_rows() {
+    let mut session = Session::new(open(|_| {}), options(60, 2)).unwrap();
+    let tokens: Vec<u32> = (0..37).map(|i| i % 7).collect();
+    let all = session.eval(&tokens, Logits::All).unwrap().to_vec();
+    session.reset();
+    let mut each = Vec::new();
+    let mut positions = Vec::new();
+    session
+        .eval_each(&tokens, |position, row| {
+            positions.push(position);
+            each.extend_from_slice(row);
+        })
+        .unwrap();
+    assert_eq!(all, each);
+    assert_eq!(positions, (0..37).collect::<Vec<_>>());
+    for (position, got) in all.chunks(8).enumerate() {
+        let sum: u32 = tokens[..=position].iter().sum();
+        assert_eq!((got[0], &got[1..3]), (sum as f32, &row(0, position as u32, 1, 60)[1..3]));
+    }
+    // 16 + 16 + a rest of 5, which the program for 16 takes.
+    assert_eq!((all[3], all[36 * 8 + 3], all[36 * 8 + 4]), (16.0, 5.0, 32.0));
+}
+
+#[test]
+fn refusals_change_nothing() {
+    let artifact = open(|_| {});
+    for ctx in [0, 101] {
+        assert!(matches!(Session::new(artifact.clone(), options(ctx, 1)), Err(RunError::BadContext { max: 100, .. })));
+    }
+    let mut session = Session::new(artifact.clone(), options(10, 1)).unwrap();
+    session.eval(&[1, 2, 3], Logits::None).unwrap();
+    assert!(matches!(session.eval(&[1; 8], Logits::None), Err(RunError::ContextFull { tokens: 8, position: 3, capacity: 10 })));
+    assert!(matches!(session.eval(&[1, 8], Logits::None), Err(RunError::BadToken { token: 8, index: 1, vocab: 8 })));
+    assert!(matches!(session.eval(&[], Logits::Last), Err(RunError::NoTokens)));
+    assert!(matches!(session.eval(&[], Logits::All), Err(RunError::NoTokens)));
+    assert!(session.eval(&[], Logits::None).is_ok());
+    assert_eq!(session.position(), 3);
+    assert!(matches!(session.eval(&[7], Logits::Last), Err(RunError::Numerical { position: 3 })));
+    assert_eq!(session.kv_bytes(), 2 * (320 + 64));
+    assert_eq!(session.arena_bytes(), 64 + 16 * kernels::STRIDE);
+}
+
+#[test]
+fn too_large_contexts_name_the_largest() {
+    let artifact = open(|plan| {
+        plan.model.n_ctx = 1 << 24;
+        plan.kv = vec![KvLayer { heads: 1, head_dim: 1 << 20 }; 2];
+    });
+    let RunError::OutOfMemory { need, available, largest, .. } = Session::new(artifact, options(1 << 24, 1)).err().unwrap()
+    else {
+        panic!("another error")
+    };
+    // 8 MiB a position.
+    assert!(need > 1 << 46 && available < need && u64::from(largest) <= available >> 23 && largest > 0);
+}
+
+#[test]
+fn profile_names_calls() {
+    let options = SessionOptions { profile: true, ..options(60, 2) };
+    let mut session = Session::new(open(|_| {}), options).unwrap();
+    session.eval(&[1; 20], Logits::Last).unwrap();
+    let calls = session.profile();
+    let seen: Vec<_> = calls.iter().map(|c| (c.max_tokens, c.label.as_str(), c.runs)).collect();
+    // 16 tokens, then 3 by the program for 4, then 1.
+    assert_eq!(seen, [(1, "store", 1), (1, "head", 1), (4, "store", 1), (4, "head", 1), (16, "store", 1), (16, "head", 1)]);
+    assert!(calls[1].nanos > 0 && calls[3].nanos == 0);
+}

@@ -1,0 +1,169 @@
+//! Real models against another engine's answers (`tests/goldens/real`): tokens, log-probabilities, greedy text.
+//!
+//! The goldens were made with weights dequantised to f32. The interpreter has to agree nearly exactly; the compiled path
+//! rounds activations to int8 and is allowed what that costs. A greedy text may leave the golden's only at a near-tie.
+//!
+//! A model file that is not there is skipped, loudly: `python3 bench/fetch_model.py smollm2 target/models` brings it.
+
+use serde::Deserialize;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tilewright_driver::{BuildOptions, Oracle, build};
+use tilewright_models::model::Model;
+use tilewright_runtime::artifact::Artifact;
+use tilewright_runtime::session::{Logits, Session, SessionOptions};
+
+#[derive(Deserialize)]
+struct Golden {
+    logits: Vec<Text>,
+    greedy: Vec<Greedy>,
+}
+
+#[derive(Deserialize)]
+struct Text {
+    ids: Vec<u32>,
+    top: Vec<Vec<(u32, f64)>>,
+}
+
+#[derive(Deserialize)]
+struct Greedy {
+    prompt: String,
+    prompt_ids: Vec<u32>,
+    ids: Vec<u32>,
+    gap_to_second: Vec<f64>,
+}
+
+#[derive(Deserialize)]
+struct Source {
+    file: String,
+    golden: String,
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_path_buf()
+}
+
+/// The model file and its golden, if the file is there.
+fn find(name: &str) -> Option<(PathBuf, Golden)> {
+    let goldens = root().join("tests/goldens/real");
+    let read = |p: PathBuf| std::fs::read(&p).unwrap_or_else(|e| panic!("{}: {e}", p.display()));
+    let table: HashMap<String, Source> = serde_json::from_slice(&read(goldens.join("models.json"))).expect("a table");
+    let source = &table[name];
+    let dir = std::env::var_os("TILEWRIGHT_MODELS").map_or_else(|| root().join("target/models"), PathBuf::from);
+    let file = dir.join(&source.file);
+    if !file.is_file() {
+        eprintln!("SKIPPED: {name}: no {}; fetch it with bench/fetch_model.py", file.display());
+        return None;
+    }
+    Some((file, serde_json::from_slice(&read(goldens.join(&source.golden))).expect("a golden")))
+}
+
+/// Agreement with the golden's top tokens.
+#[derive(Default)]
+struct Score {
+    positions: usize,
+    top1: usize,
+    kl: f64,
+}
+
+impl Score {
+    /// KL over the golden's top tokens: sum of p (log p - log q).
+    fn add(&mut self, golden: &[(u32, f64)], logits: &[f32]) {
+        let max = logits.iter().copied().fold(f32::MIN, f32::max);
+        let sum: f64 = logits.iter().map(|&x| f64::from(x - max).exp()).sum();
+        let logprob = |id: u32| f64::from(logits[id as usize] - max) - sum.ln();
+        self.positions += 1;
+        self.kl += golden.iter().map(|&(id, lp)| lp.exp() * (lp - logprob(id))).sum::<f64>();
+        self.top1 += usize::from(argmax(logits) == golden[0].0);
+    }
+
+    fn check(&self, what: &str, kl: f64, top1: f64) {
+        let (mean, share) = (self.kl / self.positions as f64, self.top1 as f64 / self.positions as f64);
+        eprintln!("{what}: {} positions, mean KL {mean:.2e}, top-1 {:.1} %", self.positions, share * 100.0);
+        assert!(mean <= kl, "{what}: mean KL {mean:e} > {kl:e}");
+        assert!(share >= top1, "{what}: top-1 {share} < {top1}");
+    }
+}
+
+fn argmax(logits: &[f32]) -> u32 {
+    let mut best = 0;
+    for (i, &v) in logits.iter().enumerate() {
+        if v > logits[best] {
+            best = i;
+        }
+    }
+    best as u32
+}
+
+fn interpreter(name: &str) {
+    let Some((file, golden)) = find(name) else { return };
+    let model = Model::open(&file).expect("a model");
+    let mut oracle = Oracle::new(&model).expect("an oracle");
+    let mut score = Score::default();
+    for text in &golden.logits {
+        oracle.reset();
+        oracle.eval_each(&text.ids, |i, row| score.add(&text.top[i], row)).expect("logits");
+    }
+    score.check(&format!("{name}, interpreter"), 1e-4, 0.995);
+}
+
+fn compiled(name: &str) {
+    let Some((file, golden)) = find(name) else { return };
+    let model = Model::open(&file).expect("a model");
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("model.tw");
+    build(&model, &path, &BuildOptions::for_host().expect("a target"), &mut |_| {}).expect("an artifact");
+    let artifact = Arc::new(Artifact::open(&path).expect("an artifact"));
+    let options = SessionOptions { ctx: Some(512), threads: Some(2), profile: false };
+    let mut session = Session::new(artifact, options).expect("a session");
+
+    // All tokens at once, and one at a time: prefill and decode are different kernels.
+    let (mut prefill, mut decode) = (Score::default(), Score::default());
+    for text in &golden.logits {
+        session.reset();
+        session.eval_each(&text.ids, |i, row| prefill.add(&text.top[i as usize], row)).expect("logits");
+        session.reset();
+        for (i, &id) in text.ids.iter().enumerate() {
+            decode.add(&text.top[i], session.eval(&[id], Logits::Last).expect("logits"));
+        }
+    }
+    prefill.check(&format!("{name}, compiled, prefill"), 2e-3, 0.95);
+    decode.check(&format!("{name}, compiled, decode"), 2e-3, 0.95);
+
+    for g in &golden.greedy {
+        session.reset();
+        let mut next = argmax(session.eval(&g.prompt_ids, Logits::Last).expect("logits"));
+        let mut agreed = 0;
+        for (i, &id) in g.ids.iter().enumerate() {
+            if next != id {
+                let gap = g.gap_to_second[i];
+                assert!(gap <= 0.3, "{name}: {:?} leaves the golden at token {i}, gap {gap}", g.prompt);
+                break;
+            }
+            agreed += 1;
+            next = argmax(session.eval(&[id], Logits::Last).expect("logits"));
+        }
+        eprintln!("{name}: greedy {:?}: {agreed} of {} tokens as the golden", g.prompt, g.ids.len());
+    }
+}
+
+#[test]
+fn smollm2_interpreter() {
+    interpreter("smollm2");
+}
+
+#[test]
+fn smollm2_compiled() {
+    compiled("smollm2");
+}
+
+#[test]
+fn qwen_interpreter() {
+    interpreter("qwen");
+}
+
+#[test]
+fn qwen_compiled() {
+    compiled("qwen");
+}

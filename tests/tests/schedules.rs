@@ -1,0 +1,227 @@
+//! Every schedule × every format, fused and unfused, for one token and for many, with random parameters: machine code
+//! and kernel interpreter give the same bits, and both agree with the graph interpreter in f64.
+
+use std::collections::BTreeSet;
+use std::time::{SystemTime, UNIX_EPOCH};
+use tilewright_codegen::schedules::{Params, Schedule};
+use tilewright_codegen::target::Target;
+use tilewright_ir::graph::interp::{Interp, Tensor};
+use tilewright_ir::graph::{Attrs, Dim, Elem, Graph, NodeId, OpKind, RopeSpec, TensorType, Weight, attrs};
+use tilewright_models::format::FormatSet;
+use tilewright_passes::{Activations, PassContext, PassManager};
+use tilewright_tests::host::{Engine, Host, RandomWeights};
+use tilewright_tests::tiny::splitmix64;
+
+const D: u64 = 256;
+const HEADS: u64 = 4;
+const KV_HEADS: u64 = 2;
+const HD: u64 = 64;
+const FF: u64 = 512;
+const VOCAB: u64 = 80;
+
+/// What varies between the blocks under test.
+#[derive(Clone, Copy, Debug)]
+struct Variant {
+    qk_norm: bool,
+    bias: bool,
+    window: i64,
+    softcap: f64,
+    style: &'static str,
+    function: &'static str,
+}
+
+const VARIANTS: [Variant; 3] = [
+    Variant { qk_norm: false, bias: false, window: 0, softcap: 0.0, style: "interleaved", function: "silu" },
+    Variant { qk_norm: false, bias: true, window: 0, softcap: 0.0, style: "half", function: "silu" },
+    Variant { qk_norm: true, bias: false, window: 3, softcap: 20.0, style: "half", function: "gelu_tanh" },
+];
+
+struct Builder {
+    g: Graph,
+    format: String,
+}
+
+impl Builder {
+    fn op(&mut self, op: OpKind, operands: &[NodeId], attrs: Attrs) -> NodeId {
+        self.g.push(op, operands, attrs).expect("well-typed")
+    }
+
+    fn vector(&mut self, name: &str, n: u64) -> NodeId {
+        self.g.weight(Weight::of(name, "f32", &[n]))
+    }
+
+    fn linear(&mut self, x: NodeId, name: &str, rows: u64, bias: bool) -> NodeId {
+        let cols = self.g.ty(x).width().expect("rows");
+        let w = self.g.weight(Weight::of(name, &self.format, &[rows, cols]));
+        let y = self.op(OpKind::Matmul, &[x, w], attrs([]));
+        if !bias {
+            return y;
+        }
+        let b = self.vector(&format!("{name}.bias"), rows);
+        self.op(OpKind::Add, &[y, b], attrs([]))
+    }
+}
+
+/// One transformer block with everything in it, unfused.
+fn block(format: &str, v: Variant) -> Graph {
+    let mut b = Builder { g: Graph::new("block"), format: format.to_string() };
+    let inv_freq = (0..HD / 2).map(|i| (0.8f32).powi(i as i32)).collect();
+    b.g.rope.push(RopeSpec { inv_freq, scale: 1.0 });
+    let tokens = b.g.input("tokens", TensorType::new(Elem::I32, [Dim::T]));
+    let pos = b.g.input("pos", TensorType::new(Elem::I32, [Dim::T]));
+    let kv = b.g.input("kv.0", TensorType::new(Elem::Kv, [Dim::N(KV_HEADS), Dim::N(HD)]));
+    let table = b.g.weight(Weight::of("embd", format, &[VOCAB, D]));
+    let x = b.op(OpKind::Embed, &[tokens, table], attrs([]));
+    let x = b.op(OpKind::Scale, &[x], attrs([("by", 0.5.into())]));
+    let angles = b.op(OpKind::RopeAngles, &[pos], attrs([]));
+    let norm = |b: &mut Builder, x: NodeId, name: &str, n: u64| {
+        let g = b.vector(name, n);
+        b.op(OpKind::RmsNorm, &[x, g], attrs([("eps", 1e-5.into())]))
+    };
+    let n = norm(&mut b, x, "attn_norm", D);
+    let mut q = b.linear(n, "q", HEADS * HD, v.bias);
+    let mut k = b.linear(n, "k", KV_HEADS * HD, v.bias);
+    let val = b.linear(n, "v", KV_HEADS * HD, v.bias);
+    if v.qk_norm {
+        q = norm(&mut b, q, "q_norm", HD);
+        k = norm(&mut b, k, "k_norm", HD);
+    }
+    let rope = |heads: u64| attrs([("heads", (heads as i64).into()), ("style", v.style.into())]);
+    let q = b.op(OpKind::Rope, &[q, angles], rope(HEADS));
+    let k = b.op(OpKind::Rope, &[k, angles], rope(KV_HEADS));
+    let kv = b.op(OpKind::KvWrite, &[kv, k, val, pos], attrs([]));
+    let a = attrs([
+        ("heads", (HEADS as i64).into()),
+        ("scale", 0.125.into()),
+        ("window", v.window.into()),
+        ("softcap", v.softcap.into()),
+    ]);
+    let a = b.op(OpKind::Attention, &[q, kv, pos], a);
+    let o = b.linear(a, "o", D, false);
+    let x = b.op(OpKind::Add, &[x, o], attrs([]));
+    let n = norm(&mut b, x, "ffn_norm", D);
+    let gate = b.linear(n, "gate", FF, false);
+    let up = b.linear(n, "up", FF, false);
+    let act = b.op(OpKind::Act, &[gate], attrs([("fn", v.function.into())]));
+    let h = b.op(OpKind::Mul, &[act, up], attrs([]));
+    let d = b.linear(h, "down", D, false);
+    let x = b.op(OpKind::Add, &[x, d], attrs([]));
+    let n = norm(&mut b, x, "out_norm", D);
+    let y = b.linear(n, "head", VOCAB, false);
+    let y = b.op(OpKind::Softcap, &[y], attrs([("cap", 30.0.into())]));
+    b.g.set_outputs(&[y]);
+    b.g
+}
+
+fn random_params(seed: u64) -> impl Fn(&dyn Schedule) -> Params {
+    move |s| {
+        let mut params = Params::new();
+        for (i, axis) in s.space().iter().enumerate() {
+            let r = splitmix64(seed ^ (i as u64) << 32 ^ s.signature().len() as u64);
+            params.insert(axis.name, axis.values[r as usize % axis.values.len()]);
+        }
+        params
+    }
+}
+
+fn nmse(got: &[f32], want: &[f64]) -> f64 {
+    let err: f64 = got.iter().zip(want).map(|(&a, &b)| (f64::from(a) - b).powi(2)).sum();
+    let power: f64 = want.iter().map(|b| b * b).sum();
+    err / power
+}
+
+fn check(format: &str, v: Variant, activations: Activations, off: &BTreeSet<String>, max_tokens: u32, seed: u64) {
+    let context = format!("{format} {v:?} {activations:?} off {off:?} max_tokens {max_tokens} seed {seed:#x}");
+    let mut g = block(format, v);
+    let takes_q8 = |name: &str| !matches!(name, "f32" | "f16" | "bf16");
+    let cx = PassContext { activations, takes_q8: &takes_q8 };
+    let manager = PassManager { off: off.clone(), dump: None, verify: true };
+    manager.run(&mut g, &cx).unwrap_or_else(|e| panic!("{context}: {e}"));
+    let weights = RandomWeights::for_graph(&g, seed);
+    let mut oracle = Interp::<f64>::new(&g, &weights).unwrap_or_else(|e| panic!("{context}: {e}"));
+    let pick = random_params(seed);
+    let host = |engine| Host::new(&g, &weights, max_tokens, 96, engine, &pick).unwrap_or_else(|e| panic!("{context}: {e}"));
+    let mut interp = host(Engine::Interp);
+    let mut jits: Vec<(String, Host)> = Target::all()
+        .iter()
+        .filter(|t| t.features_missing_on_host().is_empty())
+        .map(|t| (t.name.clone(), host(Engine::Jit(t.clone()))))
+        .collect();
+    assert!(!jits.is_empty(), "no declared target runs on this machine");
+    // More tokens than a block of keys, once; the last chunks of a program with too few tokens.
+    let runs: &[usize] = if max_tokens == 1 { &[1, 1, 1] } else { &[5, 8, 1] };
+    let mut next = seed;
+    for &n in runs {
+        let tokens: Vec<u32> = (0..n)
+            .map(|_| {
+                next = splitmix64(next);
+                (next % VOCAB) as u32
+            })
+            .collect();
+        let want = match oracle.run(&tokens).unwrap_or_else(|e| panic!("{context}: {e}")).remove(0) {
+            Tensor::F { data, .. } => data,
+            _ => panic!("{context}: no logits"),
+        };
+        let got = interp.run(&tokens).unwrap_or_else(|e| panic!("{context}: {e}"));
+        let error = nmse(&got, &want);
+        // int8 codes at a tie may round either way; one code step in 10^4 is far below this.
+        let limit = if activations == Activations::Q8 { 2e-4 } else { 1e-6 };
+        assert!(error < limit, "{context}: error {error:e} against the graph interpreter in f64");
+        for (name, jit) in &mut jits {
+            let same = jit.run(&tokens).unwrap_or_else(|e| panic!("{context} {name}: {e}"));
+            let differ = got.iter().zip(&same).filter(|(a, b)| a.to_bits() != b.to_bits()).count();
+            assert_eq!(differ, 0, "{context}: machine code for {name} and the kernel interpreter differ in {differ} values");
+        }
+    }
+}
+
+fn seed() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
+    splitmix64(now.as_nanos() as u64)
+}
+
+fn formats() -> Vec<String> {
+    FormatSet::builtin().iter().map(|f| f.name.clone()).collect()
+}
+
+#[test]
+fn every_format_with_int8_activations() {
+    for (i, format) in formats().iter().enumerate() {
+        for max_tokens in [1, 8] {
+            check(format, VARIANTS[i % 3], Activations::Q8, &BTreeSet::new(), max_tokens, seed());
+        }
+    }
+}
+
+#[test]
+fn every_format_with_f32_activations() {
+    for (i, format) in formats().iter().enumerate() {
+        for max_tokens in [1, 8] {
+            check(format, VARIANTS[(i + 1) % 3], Activations::F32, &BTreeSet::new(), max_tokens, seed());
+        }
+    }
+}
+
+#[test]
+fn every_schedule_unfused() {
+    let off: BTreeSet<String> =
+        tilewright_passes::PIPELINE.iter().filter(|p| p.switchable).map(|p| p.name.to_string()).collect();
+    for variant in VARIANTS {
+        for (format, activations) in
+            [("q4_1", Activations::Q8), ("q6_k", Activations::Q8), ("f16", Activations::F32), ("q5_0", Activations::F32)]
+        {
+            check(format, variant, activations, &off, 8, seed());
+        }
+    }
+}
+
+#[test]
+fn every_variant_fused() {
+    for variant in VARIANTS {
+        for format in ["q4_1", "q5_0", "q8_0", "q4_k", "q6_k", "iq4_nl"] {
+            for max_tokens in [1, 8] {
+                check(format, variant, Activations::Q8, &BTreeSet::new(), max_tokens, seed());
+            }
+        }
+    }
+}
