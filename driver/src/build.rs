@@ -17,7 +17,7 @@ use tilewright_models::format::{BlockFormat, FormatSet};
 use tilewright_models::model::Model;
 use tilewright_passes::{Activations, PassContext, PassManager, Report};
 use tilewright_runtime::artifact::{
-    ArtifactWriter, Choice, GRAPH, KERNELS, ManifestInfo, ModelIdentity, SourceFile, TEMPLATE, TOKENIZER, TargetInfo,
+    ArtifactWriter, CHAT_TEMPLATE, Choice, GRAPH, KERNELS, ManifestInfo, ModelIdentity, SourceFile, TOKENIZER, TargetInfo,
     TokenizerFacts,
 };
 use tilewright_runtime::plan::{Call, KvLayer, ModelFacts, Plan, Program, RopeTable};
@@ -138,8 +138,8 @@ pub fn compile(model: &Model, options: &BuildOptions, progress: &mut dyn FnMut(P
     let mut graph = model.graph()?;
     progress(Progress::Stage("passes"));
     let cx = PassContext { activations: options.activations, takes_q8: &takes_q8 };
-    let manager = PassManager { off: options.off.clone(), dump: options.dump.clone(), verify: true };
-    let passes = manager.run(&mut graph, &cx)?;
+    let manager = PassManager { off: options.off.clone(), dump: options.dump.clone(), verify: true, context: cx };
+    let passes = manager.run(&mut graph)?;
 
     progress(Progress::Stage("kernels"));
     let mut weights = WeightMap::default();
@@ -236,7 +236,8 @@ fn choices(passes: &Report, table: &KernelTable, weights: &WeightMap, options: &
         why: "int8 blocks of 32 with one f32 scale where the weight is a block format; f32 elsewhere".into(),
     }];
     for p in &passes.rows {
-        out.push(Choice { what: format!("pass {}", p.name), choice: p.rewrites.into(), why: p.doc.into() });
+        let why = tilewright_passes::manager::find(p.name).map_or("", |pass| pass.doc());
+        out.push(Choice { what: format!("pass {}", p.name), choice: p.rewrites.into(), why: why.into() });
     }
     for (name, (signature, params)) in table.names.iter().zip(&table.build) {
         let choice: serde_json::Map<String, serde_json::Value> =
@@ -285,7 +286,7 @@ pub fn build(
     writer.file(KERNELS, &compiled.object)?;
     writer.file(TOKENIZER, tokenizer.json.as_bytes())?;
     if let Some(template) = &tokenizer.chat_template {
-        writer.file(TEMPLATE, template.as_bytes())?;
+        writer.file(CHAT_TEMPLATE, template.as_bytes())?;
     }
     writer.file(GRAPH, compiled.graph.to_string().as_bytes())?;
     let target = &options.target;
@@ -301,7 +302,7 @@ pub fn build(
         },
         target: TargetInfo {
             name: target.name.clone(),
-            arch: target.arch.clone(),
+            arch: target.arch().to_string(),
             features: target.features.clone(),
         },
         tokenizer: TokenizerFacts {

@@ -1,3 +1,12 @@
 //! Model files, block formats, architectures and tokenizers, turned into graphs.
 
+#![deny(unsafe_code)] // one exception: the memory map in mapped.rs
+
+pub mod error;
+pub mod format;
+pub mod gguf;
+mod mapped;
+pub mod safetensors;
+pub mod arch;
 pub mod tokenizer;
+pub mod weights;

@@ -55,7 +55,12 @@ fn check(golden: &str, names: &[&str], load_ms: u128) -> bool {
     let start = Instant::now();
     let t = Tokenizer::from_json(import.json.as_bytes()).unwrap().with_bos(import.bos).with_eos(import.eos.clone());
     let took = start.elapsed().as_millis();
-    eprintln!("{}: {} tokens, {} bytes of JSON, loaded in {took} ms (aim: {load_ms})", path.display(), t.vocab_size(), import.json.len());
+    eprintln!(
+        "{}: {} tokens, {} bytes of JSON, loaded in {took} ms (aim: {load_ms})",
+        path.display(),
+        t.vocab_size(),
+        import.json.len()
+    );
 
     for c in &golden.tokenize {
         assert_eq!(t.encode(&c.text, golden.add_bos).unwrap(), c.ids, "{:?}", c.text);
@@ -93,7 +98,8 @@ fn chat(import: &TokenizerImport, t: &Tokenizer) {
     let ids = t.encode_chat(&r).unwrap();
     assert!(t.decode(&ids).unwrap().contains(hostile));
     assert_eq!(specials(ids), 5);
-    input.tools = Some(serde_json::json!([{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]));
+    input.tools =
+        Some(serde_json::json!([{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]));
     template.render(&input, Some(t)).unwrap();
 }
 

@@ -36,7 +36,9 @@ pub enum ArtifactError {
         expected: u32,
     },
     /// The user's fault: the artifact was compiled for another kind of machine.
-    #[error("the artifact was compiled for {target} and this machine lacks {missing}; compile the model again on this machine or choose a smaller --target")]
+    #[error(
+        "the artifact was compiled for {target} and this machine lacks {missing}; compile the model again on this machine or choose a smaller --target"
+    )]
     Mismatch {
         /// Name of the artifact's target.
         target: String,
@@ -104,7 +106,9 @@ pub enum RunError {
         max: u32,
     },
     /// The caller's fault: more tokens than the context holds.
-    #[error("{tokens} more tokens do not fit: {position} of {capacity} positions are used; use a larger -c or a shorter prompt")]
+    #[error(
+        "{tokens} more tokens do not fit: {position} of {capacity} positions are used; use a larger -c or a shorter prompt"
+    )]
     ContextFull {
         /// Tokens asked for.
         tokens: usize,

@@ -61,7 +61,9 @@ pub enum SampleError {
         must: &'static str,
     },
     /// The model computed something that is not a number.
-    #[error("the model's logit of token {0} is not a number; its weights or a kernel are at fault, run it with --check to find which")]
+    #[error(
+        "the model's logit of token {0} is not a number; its weights or a kernel are at fault, run it with --check to find which"
+    )]
     NotANumber(u32),
     /// No token has a finite logit.
     #[error("no token is possible: every logit is negative infinity; look at --logit-bias")]
@@ -184,7 +186,9 @@ impl Sampler {
         // Most of a vocabulary need never be sorted. What min-p drops may go first, unless top-p still has to count it;
         // then only what no sum can notice: exp(-40) is 4e-18.
         let early = if p.top_p < 1.0 { best - 40.0 } else { floor };
-        order.extend((0..logits.len() as u32).filter(|&i| logits[i as usize] >= early && logits[i as usize] > f32::NEG_INFINITY));
+        order.extend(
+            (0..logits.len() as u32).filter(|&i| logits[i as usize] >= early && logits[i as usize] > f32::NEG_INFINITY),
+        );
         let descending = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
         if p.top_k > 0 && p.top_k < order.len() {
             order.select_nth_unstable_by(p.top_k - 1, descending);

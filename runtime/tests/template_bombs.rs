@@ -107,10 +107,15 @@ fn bombs_are_stopped_in_time_and_memory() {
         let result = ChatTemplate::new(template).and_then(|t| t.render(&input, None));
         let time = start.elapsed();
         let now = peak_kib();
-        println!("{name:26} {:>8.2?} {:>7} KiB more  {}", time, now.zip(peak).map_or(0, |(n, p)| n - p), match &result {
-            Ok(r) => format!("{} bytes", r.text.len()),
-            Err(e) => e.to_string().chars().take(90).collect(),
-        });
+        println!(
+            "{name:26} {:>8.2?} {:>7} KiB more  {}",
+            time,
+            now.zip(peak).map_or(0, |(n, p)| n - p),
+            match &result {
+                Ok(r) => format!("{} bytes", r.text.len()),
+                Err(e) => e.to_string().chars().take(90).collect(),
+            }
+        );
         peak = now;
         // Generous: a machine under load must not fail this. What is bounded is seconds against hours.
         assert!(time < Duration::from_secs(5), "{name}: {time:?}");

@@ -19,6 +19,7 @@
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
+mod graph;
 mod kernel;
 
 /// What a mode made of a text.
@@ -40,6 +41,10 @@ pub struct Mode {
 
 /// All kinds of file tests.
 pub const MODES: &[Mode] = &[
+    Mode { name: "graph-roundtrip", run: graph::roundtrip },
+    Mode { name: "graph-parse", run: graph::parse },
+    Mode { name: "graph-verify", run: graph::verify },
+    Mode { name: "pass", run: graph::pass },
     Mode { name: "kernel-roundtrip", run: kernel::roundtrip },
     Mode { name: "kernel-parse", run: kernel::parse },
     Mode { name: "kernel-verify", run: kernel::verify },

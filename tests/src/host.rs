@@ -75,6 +75,8 @@ fn bytes(weight: &Weight, seed: u64) -> Vec<u8> {
         "f32" => (0..size / 4).flat_map(|k| unit(k as u64).to_le_bytes()).collect(),
         "f16" => (0..size / 2).flat_map(|k| half::f16::from_f32(unit(k as u64)).to_le_bytes()).collect(),
         "bf16" => (0..size / 2).flat_map(|k| half::bf16::from_f32(unit(k as u64)).to_le_bytes()).collect(),
+        // An exponent near 127, then 32 codes of 4 bits.
+        "mxfp4" => (0..size).map(|k| if k % 17 == 0 { 124 + (unit(k as u64) * 3.0) as u8 } else { (unit(k as u64) * 127.0) as i8 as u8 }).collect(),
         other => panic!("no random weights of format {other}"),
     }
 }
@@ -246,7 +248,8 @@ impl Host {
         Ok((0..tokens.len())
             .flat_map(|t| {
                 let at = offset as usize + t * stride as usize;
-                bytemuck::pod_collect_to_vec::<u8, f32>(&self.buffers[ARENA][at..at + self.width * 4])
+                let row = &self.buffers[ARENA][at..at + self.width * 4];
+                row.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect::<Vec<_>>()
             })
             .collect())
     }

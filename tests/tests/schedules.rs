@@ -135,8 +135,8 @@ fn check(format: &str, v: Variant, activations: Activations, off: &BTreeSet<Stri
     let mut g = block(format, v);
     let takes_q8 = |name: &str| !matches!(name, "f32" | "f16" | "bf16");
     let cx = PassContext { activations, takes_q8: &takes_q8 };
-    let manager = PassManager { off: off.clone(), dump: None, verify: true };
-    manager.run(&mut g, &cx).unwrap_or_else(|e| panic!("{context}: {e}"));
+    let manager = PassManager { off: off.clone(), dump: None, verify: true, context: cx };
+    manager.run(&mut g).unwrap_or_else(|e| panic!("{context}: {e}"));
     let weights = RandomWeights::for_graph(&g, seed);
     let mut oracle = Interp::<f64>::new(&g, &weights).unwrap_or_else(|e| panic!("{context}: {e}"));
     let pick = random_params(seed);
@@ -205,7 +205,7 @@ fn every_format_with_f32_activations() {
 #[test]
 fn every_schedule_unfused() {
     let off: BTreeSet<String> =
-        tilewright_passes::PIPELINE.iter().filter(|p| p.switchable).map(|p| p.name.to_string()).collect();
+        tilewright_passes::PIPELINE.iter().filter(|p| p.switchable).map(|p| p.pass.name().to_string()).collect();
     for variant in VARIANTS {
         for (format, activations) in
             [("q4_1", Activations::Q8), ("q6_k", Activations::Q8), ("f16", Activations::F32), ("q5_0", Activations::F32)]

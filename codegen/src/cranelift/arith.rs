@@ -151,11 +151,16 @@ impl Lower<'_, '_> {
     }
 
     pub(super) fn dot4(&mut self, acc: Value, unsigned: Value, signed: Value) -> Pieces {
-        let (acc, u, s) = (self.get(acc), self.get(unsigned), self.get(signed));
+        let scalar = self.ty(acc).lanes == 1;
+        let (mut acc, u, s) = (self.get(acc), self.get(unsigned), self.get(signed));
+        if scalar {
+            acc = vec![self.b.ins().scalar_to_vector(types::I32X4, acc[0])];
+        }
         let one = |l: &mut Self, i: usize| {
             if l.caps.dot { l.dot_by_pattern(acc[i], u[i], s[i]) } else { l.dot_by_halves(acc[i], u[i], s[i]) }
         };
-        (0..acc.len()).map(|i| one(self, i)).collect()
+        let sums = (0..acc.len()).map(|i| one(self, i)).collect();
+        self.back_to_scalar(sums, scalar)
     }
 
     /// The tree that Cranelift recognises as one dot-product instruction, if the operands of `imul` come in the order

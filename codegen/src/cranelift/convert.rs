@@ -149,11 +149,10 @@ impl Lower<'_, '_> {
             Scalar::F32 => self.two_from_each(&pieces, from.lanes, |l, p| l.b.ins().fvpromote_low(p)),
             half => {
                 let high = self.to_high_half(&pieces, from.lanes);
-                let one = |l: &mut Self, v| match half {
-                    Scalar::F16 => l.f16_to_f32(v),
-                    _ => l.cast(v, types::F32X4),
+                let wide = match half {
+                    Scalar::F16 => self.f16_to_f32(high),
+                    _ => self.cast_all(&high, types::F32X4),
                 };
-                let wide: Pieces = high.into_iter().map(|v| one(self, v)).collect();
                 self.back_to_scalar(wide, scalar)
             }
         }
@@ -180,30 +179,32 @@ impl Lower<'_, '_> {
         out
     }
 
-    fn back_to_scalar(&mut self, pieces: Pieces, scalar: bool) -> Pieces {
+    /// Lane 0 if the IR value is a scalar.
+    pub(super) fn back_to_scalar(&mut self, pieces: Pieces, scalar: bool) -> Pieces {
         if scalar { vec![self.b.ins().extractlane(pieces[0], 0)] } else { pieces }
     }
 
     /// Half precision in the upper 16 bits to single: the exponent is moved to its place and rebiased by a product,
     /// which makes subnormals right; an exponent of all ones, which the product took for 2^16, is set again.
-    fn f16_to_f32(&mut self, v: ir::Value) -> ir::Value {
+    fn f16_to_f32(&mut self, pieces: Pieces) -> Pieces {
         let int = types::I32X4;
-        let moved = self.b.ins().sshr_imm_u(v, 3);
         let keep = self.splat_const(int, 0x8fff_e000);
-        let moved = self.b.ins().band(moved, keep);
         let rebias = self.splat_const(types::F32X4, 0x7780_0000);
-        let float = self.cast(moved, types::F32X4);
-        let float = self.b.ins().fmul(float, rebias);
-
-        let not_sign = self.splat_const(int, 0x7fff_ffff);
-        let magnitude = self.b.ins().band(moved, not_sign);
-        let finite = self.splat_const(int, 0x0f7f_ffff);
-        let special = self.b.ins().icmp(IntCC::SignedGreaterThan, magnitude, finite);
+        let finite = self.splat_const(int, 0x1eff_ffff);
         let exponent = self.splat_const(int, 0x7f80_0000);
-        let ones = self.b.ins().band(special, exponent);
-        let bits = self.cast(float, int);
-        let bits = self.b.ins().bor(bits, ones);
-        self.cast(bits, types::F32X4)
+        let one = |l: &mut Self, v: ir::Value| {
+            let moved = l.b.ins().sshr_imm_u(v, 3);
+            let moved = l.b.ins().band(moved, keep);
+            let float = l.cast(moved, types::F32X4);
+            let float = l.b.ins().fmul(float, rebias);
+            let unsigned = l.b.ins().ishl_imm_u(moved, 1);
+            let special = l.b.ins().icmp(IntCC::SignedGreaterThan, unsigned, finite);
+            let ones = l.b.ins().band(special, exponent);
+            let bits = l.cast(float, int);
+            let bits = l.b.ins().bor(bits, ones);
+            l.cast(bits, types::F32X4)
+        };
+        pieces.into_iter().map(|v| one(self, v)).collect()
     }
 
     pub(super) fn narrow_float(&mut self, a: Value, to: Type) -> Pieces {

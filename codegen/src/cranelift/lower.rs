@@ -8,6 +8,7 @@ use cranelift_codegen::isa::TargetFrontendConfig;
 use cranelift_frontend::FunctionBuilder;
 use tilewright_ir::kernel::{Block, Imm, Inst, Kernel, Opcode, Scalar, Type, Value, inst_line};
 
+use super::fold::{Folded, folded};
 use super::{each_inst, internal};
 use crate::backend::CodegenError;
 use crate::target::Target;
@@ -37,6 +38,9 @@ const HOISTED: usize = 4;
 
 type ConstKey = (ir::Type, u64);
 
+/// What `dot4_us` without an instruction of its own masks with.
+const LOW_BYTES: ConstKey = (types::I16X8, 0xff);
+
 pub(super) struct Lower<'k, 'f> {
     pub(super) kernel: &'k Kernel,
     pub(super) b: FunctionBuilder<'f>,
@@ -44,6 +48,8 @@ pub(super) struct Lower<'k, 'f> {
     values: Vec<Pieces>,
     consts: HashMap<ConstKey, ir::Value>,
     chunk: ir::Value,
+    /// Loads that are emitted at their splat.
+    pub(super) folded: HashMap<Value, Folded>,
     /// 16-bit halves of bytes in the current block, see `arith::dot4`.
     pub(super) halves: HashMap<(ir::Value, bool), [ir::Value; 2]>,
 }
@@ -63,8 +69,8 @@ pub(super) fn lower(
         _ => return Err(internal(&kernel.name, &"unexpected signature")),
     };
     let values = vec![vec![]; kernel.types.len()];
-    let mut l =
-        Lower { kernel, b, caps, values, consts: HashMap::new(), chunk, halves: HashMap::new() };
+    let (consts, folded) = (HashMap::new(), folded(kernel));
+    let mut l = Lower { kernel, b, caps, values, consts, chunk, folded, halves: HashMap::new() };
     let mut next = [0i32; 2];
     for p in &kernel.params {
         let (array, k) = if kernel.ty(p.value) == Type::PTR { (pointers, 0) } else { (scalars, 1) };
@@ -158,9 +164,13 @@ impl Lower<'_, '_> {
     /// Loads constants that loops use at function entry.
     fn hoist(&mut self) {
         let mut keys: Vec<(ConstKey, usize)> = vec![];
-        let kernel = self.kernel;
+        let (kernel, dot) = (self.kernel, self.caps.dot);
         let mut visit = |inst: &Inst| {
-            let Some(key) = const_key(kernel, inst) else { return };
+            let key = match inst.op {
+                Opcode::Dot4 if !dot => Some(LOW_BYTES),
+                _ => const_key(kernel, inst),
+            };
+            let Some(key) = key else { return };
             match keys.iter_mut().find(|(k, _)| *k == key) {
                 Some((_, n)) => *n += 1,
                 None => keys.push((key, 1)),
@@ -314,6 +324,7 @@ impl Lower<'_, '_> {
             Swizzle => self.swizzle(a[0], a[1]),
             Sum => self.reduce(Add, a[0]),
             MaxLane => self.reduce(Fmax, a[0]),
+            Load if inst.results.first().is_some_and(|r| self.folded.contains_key(r)) => return Ok(()),
             Load => self.load(a[0], int_imm(inst), to),
             Store => {
                 self.store(a[0], a[1], int_imm(inst));

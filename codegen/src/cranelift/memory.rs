@@ -52,6 +52,17 @@ impl Lower<'_, '_> {
         }
     }
 
+    /// A scalar load for a splat: a 32-bit integer comes as a float, which spares the way through a general register.
+    pub(super) fn load_to_splat(&mut self, pointer: Value, bytes: i64, ty: Type) -> ir::Value {
+        let (p, at) = self.address(pointer, bytes);
+        let lane = match lane_type(ty.scalar) {
+            types::I32 => types::F32,
+            types::I64 => types::F64,
+            lane => lane,
+        };
+        self.b.ins().load(lane, FLAGS, p, at)
+    }
+
     pub(super) fn store(&mut self, value: Value, pointer: Value, bytes: i64) {
         let ty = self.ty(value);
         let (p, at) = self.address(pointer, bytes);

@@ -5,6 +5,7 @@
 
 mod arith;
 mod convert;
+mod fold;
 mod jit;
 mod lower;
 mod memory;
@@ -182,7 +183,7 @@ fn define<M: Module>(
             return Err(CodegenError::Duplicate(kernel.name.clone()));
         }
         let mut ctx = translate(backend, kernel, target, module.isa())?;
-        let fail = |e: cranelift_module::ModuleError| internal(&kernel.name, &e);
+        let fail = |e: cranelift_module::ModuleError| internal(&kernel.name, &format!("{e:?}"));
         let id = module.declare_function(&kernel.name, Linkage::Export, &signature()).map_err(fail)?;
         module.define_function(id, &mut ctx).map_err(fail)?;
         ids.push(id);

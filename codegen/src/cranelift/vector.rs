@@ -45,16 +45,29 @@ impl Lower<'_, '_> {
         }
     }
 
-    /// All pieces of a splat are one value.
+    /// All pieces of a splat are one value, except a few that each come from memory.
     pub(super) fn splat(&mut self, a: Value, to: Type) -> Pieces {
-        let mut v = self.scalar(a);
         let vector = vector_type(to.scalar);
+        let n = count(to.lanes, vector.lane_bits());
+        if let Some(&f) = self.folded.get(&a) {
+            let (loads, copies) = if f.once && n <= 2 { (n, 1) } else { (1, n) };
+            let mut out = Vec::with_capacity(n);
+            for _ in 0..loads {
+                let scalar = self.load_to_splat(f.pointer, f.bytes, to.x(1));
+                let ty = full(self.clif_type(scalar));
+                let v = self.b.ins().splat(ty, scalar);
+                let v = self.cast(v, vector);
+                out.resize(out.len() + copies, v);
+            }
+            return out;
+        }
+        let mut v = self.scalar(a);
         if to.scalar == Scalar::I1 {
             let wide = self.b.ins().uextend(vector.lane_type(), v);
             v = self.b.ins().ineg(wide);
         }
         let v = self.b.ins().splat(vector, v);
-        vec![v; count(to.lanes, vector.lane_bits())]
+        vec![v; n]
     }
 
     /// A lane of a piece as a scalar of the IR: truth values are 0 or 1.

@@ -62,7 +62,7 @@ fn panel_space(layout: &Layout, panels: u64, cols: u64, max_tokens: u32, pair: u
     let many = max_tokens > 1;
     vec![
         Axis { name: "panels", values: chunk },
-        Axis { name: "lanes", values: if many { vec![4, 8, 16] } else { vec![8, 16, 4] } },
+        Axis { name: "lanes", values: if many { vec![8, 4, 16] } else { vec![16, 8, 4] } },
         Axis { name: "tokens", values: if many { vec![4, 2, 1] } else { vec![1] } },
     ]
 }

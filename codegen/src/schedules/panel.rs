@@ -184,11 +184,11 @@ fn quant_dot(
     b.for_(lo, hi, 1, &vec![zero; x.len()], |b, block, acc| {
         let base = b.index(panel, block, q.bytes as i64);
         let unit0 = b.mul_imm(block, units as i64);
+        if !two_level && units == 1 {
+            return unit_dot(b, q, base, unit0, first, lanes, x, rows, table, acc);
+        }
         let scale = top(b, &q.scale, base, first, lanes);
         let min = q.min.as_ref().map(|m| top(b, m, base, first, lanes));
-        if !two_level && units == 1 {
-            return unit_dot(b, q, base, unit0, first, lanes, x, rows, table, (scale, min), acc);
-        }
         // Sums of the sub-scaled products, and of the sub-scaled mins, over the units of the block.
         let (u0, u1) = (b.i64(0), b.i64(units as i64));
         let n = x.len();
@@ -268,10 +268,12 @@ fn unit_dot(
     x: &[Value],
     rows: &Q8Rows,
     table: Option<Value>,
-    (scale, min): (Value, Option<Value>),
     acc: &[Value],
 ) -> Vec<Value> {
     let products = unit_products(b, q, (base, q.codes), unit, first, lanes, x, rows, table);
+    // Only now: scales in registers during the products would be spilled.
+    let scale = top(b, &q.scale, base, first, lanes);
+    let min = q.min.as_ref().map(|m| top(b, m, base, first, lanes));
     let mut out = vec![];
     for (j, &p) in x.iter().enumerate() {
         let dx = rows.load_scale(b, p, unit);

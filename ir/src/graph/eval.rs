@@ -17,7 +17,7 @@ pub fn eval_op<R: Real>(
     let op = Op { graph, id, args };
     op.check().and_then(|()| op.eval(kv)).map_err(|message| {
         let node = graph.node(id);
-        InterpError::Op { op: node.op.row().name, name: node.name.clone(), message }
+        InterpError::Op { op: node.op.row().name, name: graph.value_name(id), message }
     })
 }
 
@@ -98,7 +98,10 @@ impl<'a, R: Real> Op<'a, R> {
     }
 
     fn eval(&self, kv: Option<&mut KvState<R>>) -> Result<Tensor<R>, String> {
-        let finish = |width, data| if self.graph.flag(self.id, "quantize") { quantize(width, &data) } else { Tensor::rows(width, data) };
+        let finish = |width, data: Vec<R>| match self.graph.flag(self.id, "quantize") {
+            true => quantize(width, &data),
+            false => Tensor::rows(width, data),
+        };
         Ok(match self.graph.node(self.id).op {
             OpKind::Input | OpKind::Weight => return Err("has no meaning by itself".into()),
             OpKind::Embed => {

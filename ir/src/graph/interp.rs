@@ -5,11 +5,14 @@
 //! because that is what they are: numerics are part of the op.
 
 use super::op::OpKind;
-use super::real::{Real, dot, each_chunk, matmul};
+use super::real::each_chunk;
 use super::types::{Dim, Elem, Q8_BLOCK, TensorType, Weight};
 use super::verify::{VerifyErrors, verify};
 use super::{Graph, NodeId};
 use std::collections::HashMap;
+
+pub use super::eval::eval_op;
+pub use super::real::Real;
 
 /// Where the interpreter gets a model's weights from.
 pub trait WeightSource: Sync {
@@ -91,6 +94,16 @@ impl<R: Real> KvState<R> {
         KvState { heads, head_dim, precision, k: vec![], v: vec![] }
     }
 
+    /// Heads of a row.
+    pub fn heads(&self) -> usize {
+        self.heads
+    }
+
+    /// Elements of a head.
+    pub fn head_dim(&self) -> usize {
+        self.head_dim
+    }
+
     /// Number of rows.
     pub fn rows(&self) -> usize {
         self.k.len() / (self.heads * self.head_dim).max(1)
@@ -164,21 +177,21 @@ pub enum InterpError {
 }
 
 /// A graph with its weights and caches.
-pub struct Interp<'g, R> {
-    graph: &'g Graph,
+pub struct Interp<R> {
+    graph: Graph,
     weights: HashMap<NodeId, Vec<f32>>,
     kv: HashMap<NodeId, KvState<R>>,
     position: usize,
 }
 
-impl<'g, R: Real> Interp<'g, R> {
+impl<R: Real> Interp<R> {
     /// Loads the weights. Caches are f16.
-    pub fn new(graph: &'g Graph, source: &dyn WeightSource) -> Result<Self, InterpError> {
+    pub fn new(graph: &Graph, source: &dyn WeightSource) -> Result<Self, InterpError> {
         Self::with_kv(graph, source, KvPrecision::default())
     }
 
     /// [`Interp::new`] with a choice for the caches.
-    pub fn with_kv(graph: &'g Graph, source: &dyn WeightSource, kv: KvPrecision) -> Result<Self, InterpError> {
+    pub fn with_kv(graph: &Graph, source: &dyn WeightSource, kv: KvPrecision) -> Result<Self, InterpError> {
         verify(graph)?;
         let wanted = graph.order().iter().filter_map(|&n| Some((n, graph.weight_of(n)?)));
         let mut loaded: Vec<_> = wanted.map(|(n, w)| (n, w, Ok(vec![]))).collect();
@@ -198,7 +211,7 @@ impl<'g, R: Real> Interp<'g, R> {
             let shape = &graph.ty(n).shape;
             (n, KvState::new(size(shape[0]), size(shape[1]), kv))
         };
-        Ok(Interp { graph, weights, kv: caches.map(state).collect(), position: 0 })
+        Ok(Interp { graph: graph.clone(), weights, kv: caches.map(state).collect(), position: 0 })
     }
 
     /// Number of tokens in the caches: the position of the next one.
@@ -233,7 +246,7 @@ impl<'g, R: Real> Interp<'g, R> {
     }
 
     fn run_nodes(&mut self, tokens: &[u32], inputs: &[(&str, Tensor<R>)]) -> Result<Vec<Tensor<R>>, InterpError> {
-        let g = self.graph;
+        let g = &self.graph;
         let mut values: HashMap<NodeId, Tensor<R>> = HashMap::new();
         let mut caches: HashMap<NodeId, NodeId> = HashMap::new(); // cache value -> its input
         let mut uses: HashMap<NodeId, usize> = HashMap::new();
@@ -318,7 +331,7 @@ impl<R> Clone for Arg<'_, R> {
 }
 impl<R> Copy for Arg<'_, R> {}
 
-fn fits<R>(ty: &TensorType, arg: Arg<'_, R>, tokens: usize) -> bool {
+pub(super) fn fits<R>(ty: &TensorType, arg: Arg<'_, R>, tokens: usize) -> bool {
     // rope_angles' width is that of the graph's table, which its readers check.
     let width = ty.width().map(|n| n as usize);
     let is_width = |w: usize| Some(w) == width || ty.shape.len() != 2 || ty.shape[1] == Dim::N(2);

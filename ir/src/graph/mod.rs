@@ -11,12 +11,19 @@
 //! ```
 
 mod build;
+mod eval;
+pub mod interp;
 mod op;
 mod op_types;
+mod parse;
+mod print;
+pub mod random;
 mod real;
 mod types;
+mod verify;
 
 pub use build::{Graph, GraphError, Node, NodeId, attrs};
 pub use op::{ACTIVATIONS, Attr, AttrKind, Attrs, GRAPH_OPS, OpKind, OpRow, ROPE_STYLES};
-pub use real::Real;
+pub use parse::parse;
 pub use types::{Dim, Elem, Part, Q8_BLOCK, RopeSpec, TensorType, Weight};
+pub use verify::{VerifyError, VerifyErrors, verify};

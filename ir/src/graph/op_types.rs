@@ -161,7 +161,7 @@ fn vector(get: Get<'_>, role: &str) -> Result<u64, String> {
 fn cache<'a>(get: Get<'a>) -> Result<(&'a TensorType, [u64; 2]), String> {
     let t = want(get, "kv")?;
     match (&t.elem, t.shape.as_slice()) {
-        (Elem::Kv, [Dim::N(h), Dim::N(d)]) if *h > 0 && *d > 0 => Ok((t, [*h, *d])),
+        (Elem::Kv, [Dim::N(h), Dim::N(d)]) if *h > 0 && *d > 0 && h.checked_mul(*d).is_some() => Ok((t, [*h, *d])),
         _ => Err(format!("`kv` is {t}, not kv[heads, head_dim]")),
     }
 }

@@ -138,7 +138,8 @@ impl<'g> Verifier<'g> {
     fn input(&mut self, n: NodeId) {
         self.name(n);
         let node = self.graph.node(n);
-        let is_kv = |name: &str| name.strip_prefix("kv.").is_some_and(|i| i.parse().is_ok_and(|v: u32| v.to_string() == i));
+        let is_kv =
+            |name: &str| name.strip_prefix("kv.").is_some_and(|i| i.parse().is_ok_and(|v: u32| v.to_string() == i));
         let ok = match node.name.as_str() {
             "tokens" | "pos" => node.ty == TensorType::new(Elem::I32, [Dim::T]),
             name if is_kv(name) => {
@@ -159,7 +160,10 @@ impl<'g> Verifier<'g> {
         let sizes: Vec<u64> = ty.shape.iter().map(|d| if let Dim::N(n) = d { *n } else { 0 }).collect();
         let elements = sizes.iter().try_fold(1u64, |a, &b| a.checked_mul(b));
         let Elem::Format(format) = &ty.elem else { return self.fail("G05", n, format!("{ty} has no format")) };
-        if !(1..=2).contains(&sizes.len()) || elements.is_none_or(|e| e == 0 || e > 1 << 48) || *ty != self.graph.node(n).ty {
+        if !(1..=2).contains(&sizes.len())
+            || elements.is_none_or(|e| e == 0 || e > 1 << 48)
+            || *ty != self.graph.node(n).ty
+        {
             return self.fail("G05", n, format!("{ty} is no type of a weight"));
         }
         let rows = parts.iter().try_fold(0u64, |a, p| {

@@ -148,12 +148,21 @@ pub(crate) struct Op(pub OpKind);
 
 impl<'de> Deserialize<'de> for Op {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Op, D::Error> {
-        let name = String::deserialize(d)?;
-        let usable = || GRAPH_OPS.iter().filter(|r| !matches!(r.op, OpKind::Input | OpKind::Weight));
-        usable().find(|r| r.name == name).map(|r| Op(r.op)).ok_or_else(|| {
-            let known: Vec<&str> = usable().map(|r| r.name).collect();
-            de::Error::custom(format!("unknown op `{name}`; there are {}", known.join(", ")))
-        })
+        struct V;
+        impl Visitor<'_> for V {
+            type Value = Op;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the name of an op")
+            }
+            fn visit_str<E: de::Error>(self, name: &str) -> Result<Op, E> {
+                let usable = || GRAPH_OPS.iter().filter(|r| !matches!(r.op, OpKind::Input | OpKind::Weight));
+                usable().find(|r| r.name == name).map(|r| Op(r.op)).ok_or_else(|| {
+                    let known: Vec<&str> = usable().map(|r| r.name).collect();
+                    E::custom(format!("unknown op `{name}`; there are {}", known.join(", ")))
+                })
+            }
+        }
+        d.deserialize_str(V)
     }
 }
 

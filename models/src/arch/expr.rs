@@ -350,8 +350,8 @@ struct Parser<'a> {
 
 type Parsed = Result<Node, String>;
 
-impl Parser<'_> {
-    fn rest(&self) -> &str {
+impl<'a> Parser<'a> {
+    fn rest(&self) -> &'a str {
         &self.text[self.pos..]
     }
 

@@ -97,7 +97,7 @@ mod tests {
         let at = |path: &[Step]| locate(text, path);
         assert_eq!(at(&["name".into()]), (1, 7));
         assert_eq!(at(&["layer".into(), 0.into(), "in".into(), 1.into()]), (4, 13));
-        assert_eq!(at(&["layer".into(), 1.into(), "attrs".into(), "eps".into()]), (5, 29));
+        assert_eq!(at(&["layer".into(), 1.into(), "attrs".into(), "eps".into()]), (5, 28));
         assert_eq!(at(&["layer".into(), 1.into(), "gone".into()]).0, 5);
         assert_eq!(at(&["nothing".into()]).0, 1);
     }

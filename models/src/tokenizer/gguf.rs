@@ -81,7 +81,8 @@ pub fn from_gguf(t: &GgufTokenizer<'_>) -> Result<TokenizerImport, TokenizerErro
         return Err(bad("tokenizer.ggml.tokens", "has tokens twice"));
     }
     if !renamed.is_empty() {
-        warnings.push(format!("tokenizer.ggml.tokens: {} texts occur twice; the first id of each is used", renamed.len()));
+        warnings
+            .push(format!("tokenizer.ggml.tokens: {} texts occur twice; the first id of each is used", renamed.len()));
     }
     let text_of = |id: u32| renamed.get(&id).map(String::as_str).or(t.tokens.get(id as usize).copied()).unwrap_or("");
 
@@ -92,9 +93,20 @@ pub fn from_gguf(t: &GgufTokenizer<'_>) -> Result<TokenizerImport, TokenizerErro
             continue;
         }
         if text.len() > MAX_ADDED_BYTES {
-            return Err(bad("tokenizer.ggml.tokens", format!("special token {i} has {} bytes (limit {MAX_ADDED_BYTES})", text.len())));
+            return Err(bad(
+                "tokenizer.ggml.tokens",
+                format!("special token {i} has {} bytes (limit {MAX_ADDED_BYTES})", text.len()),
+            ));
         }
-        added.push(Added { id: i as u32, content: text, single_word: false, lstrip: false, rstrip: false, normalized: false, special });
+        added.push(Added {
+            id: i as u32,
+            content: text,
+            single_word: false,
+            lstrip: false,
+            rstrip: false,
+            normalized: false,
+            special,
+        });
     }
     if added.len() > MAX_ADDED {
         return Err(bad("tokenizer.ggml.token_type", format!("{} special tokens (limit {MAX_ADDED})", added.len())));
@@ -191,10 +203,17 @@ struct Scheme {
     add_bos: bool,
 }
 
-fn byte_level(t: &GgufTokenizer<'_>, ids: &HashMap<&str, u32>, warnings: &mut Vec<String>) -> Result<Scheme, TokenizerError> {
+fn byte_level(
+    t: &GgufTokenizer<'_>,
+    ids: &HashMap<&str, u32>,
+    warnings: &mut Vec<String>,
+) -> Result<Scheme, TokenizerError> {
     let name = t.pre.unwrap_or_else(|| {
-        warnings.push("tokenizer.ggml.pre is missing: the default pre-tokenizer is used and answers may be worse; \
-             convert the model again with a current converter, or give --pre NAME".into());
+        warnings.push(
+            "tokenizer.ggml.pre is missing: the default pre-tokenizer is used and answers may be worse; \
+             convert the model again with a current converter, or give --pre NAME"
+                .into(),
+        );
         "default"
     });
     let unknown = || TokenizerError::Pre { name: name.to_owned(), known: pre_tokenizer_names() };
@@ -218,7 +237,10 @@ fn byte_level(t: &GgufTokenizer<'_>, ids: &HashMap<&str, u32>, warnings: &mut Ve
         }
     }
     if unusable > 0 {
-        warnings.push(format!("tokenizer.ggml.merges: {unusable} of {} do not join two tokens into a third; they are left out", t.merges.len()));
+        warnings.push(format!(
+            "tokenizer.ggml.merges: {unusable} of {} do not join two tokens into a third; they are left out",
+            t.merges.len()
+        ));
     }
     let mut steps: Vec<Value> = pre
         .split
@@ -238,7 +260,11 @@ fn byte_level(t: &GgufTokenizer<'_>, ids: &HashMap<&str, u32>, warnings: &mut Ve
     })
 }
 
-fn sentence_piece(t: &GgufTokenizer<'_>, kind: impl Fn(usize) -> i32, warnings: &mut Vec<String>) -> Result<Scheme, TokenizerError> {
+fn sentence_piece(
+    t: &GgufTokenizer<'_>,
+    kind: impl Fn(usize) -> i32,
+    warnings: &mut Vec<String>,
+) -> Result<Scheme, TokenizerError> {
     if t.scores.is_none() {
         warnings.push("tokenizer.ggml.scores is missing: tokens are ranked by id".into());
     }

@@ -15,11 +15,19 @@ const MAX_TEMPLATE_BYTES: u64 = 1 << 20;
 /// first must exist.
 pub fn from_hf_folder(folder: &Path) -> Result<TokenizerImport, TokenizerError> {
     let json = read(folder, "tokenizer.json", MAX_JSON_BYTES)?.ok_or_else(|| {
-        file(folder, "tokenizer.json", "is missing; export one with `AutoTokenizer.from_pretrained(...).save_pretrained(...)`")
+        file(
+            folder,
+            "tokenizer.json",
+            "is missing; export one with `AutoTokenizer.from_pretrained(...).save_pretrained(...)`",
+        )
     })?;
     let doc: Value = parse(folder, "tokenizer.json", &json)?;
     if !doc.get("model").is_some_and(Value::is_object) {
-        return Err(file(folder, "tokenizer.json", "has no object \"model\"; it is not a tokenizer of Hugging Face tokenizers"));
+        return Err(file(
+            folder,
+            "tokenizer.json",
+            "has no object \"model\"; it is not a tokenizer of Hugging Face tokenizers",
+        ));
     }
     let side = |name: &str| -> Result<Value, TokenizerError> {
         read(folder, name, MAX_JSON_BYTES)?.map_or(Ok(Value::Null), |text| parse(folder, name, &text))
@@ -89,7 +97,9 @@ fn template(v: Option<&Value>) -> Option<String> {
 /// Whether the document's post-processor puts this token before a single text.
 fn starts_with(doc: &Value, bos: u32) -> bool {
     let one = |p: &Value| {
-        let Some(name) = p.get("single").and_then(|s| s.get(0)?.get("SpecialToken")?.get("id")?.as_str()) else { return false };
+        let Some(name) = p.get("single").and_then(|s| s.get(0)?.get("SpecialToken")?.get("id")?.as_str()) else {
+            return false;
+        };
         p.get("special_tokens").and_then(|s| s.get(name)?.get("ids")?.get(0)).and_then(id32) == Some(bos)
     };
     let Some(p) = doc.get("post_processor") else { return false };

@@ -55,7 +55,9 @@ pub struct TokenizerImport {
 #[derive(Debug, thiserror::Error)]
 pub enum TokenizerError {
     /// A tokenizer algorithm this program lacks.
-    #[error("tokenizer.ggml.model is {0:?}, which is not supported; use a model whose tokenizer is \"gpt2\" (byte-level BPE) or \"llama\" (SentencePiece)")]
+    #[error(
+        "tokenizer.ggml.model is {0:?}, which is not supported; use a model whose tokenizer is \"gpt2\" (byte-level BPE) or \"llama\" (SentencePiece)"
+    )]
     Model(String),
     /// A pre-tokenizer name that is not in the table.
     #[error("tokenizer.ggml.pre is {name:?}, which is not known; give one of these by hand (--pre NAME) if you know that it is the same: {}", known.join(", "))]
@@ -89,8 +91,22 @@ fn bad(key: &str, why: impl Into<String>) -> TokenizerError {
 
 /// Texts of special tokens after which a model has said what it had to say.
 pub(crate) const END_NAMES: &[&str] = &[
-    "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<end_of_turn>", "<turn|>", "<|end|>",
-    "<|return|>", "<|call|>", "</s>", "<EOT>", "[EOS]", "[EOT]", "<end_of_utterance>", "<｜end▁of▁sentence｜>",
+    "<|im_end|>",
+    "<|endoftext|>",
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|end_of_text|>",
+    "<end_of_turn>",
+    "<turn|>",
+    "<|end|>",
+    "<|return|>",
+    "<|call|>",
+    "</s>",
+    "<EOT>",
+    "[EOS]",
+    "[EOT]",
+    "<end_of_utterance>",
+    "<｜end▁of▁sentence｜>",
 ];
 
 /// `first`, then the special tokens of [`END_NAMES`] that the vocabulary has, each once.

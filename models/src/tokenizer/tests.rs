@@ -47,7 +47,8 @@ fn whole_pieces_before_merges() {
 #[test]
 fn merges_with_spaces_in_their_tokens() {
     let tokens = ["a ", "b", "a b", "c", "b c"];
-    let i = from_gguf(&GgufTokenizer { tokens: &tokens, token_types: None, merges: &["a  b"], eos: Some(3), ..bpe() }).unwrap();
+    let i = from_gguf(&GgufTokenizer { tokens: &tokens, token_types: None, merges: &["a  b"], eos: Some(3), ..bpe() })
+        .unwrap();
     assert!(i.json.contains(r#""merges":[["a ","b"]]"#), "{}", i.json);
     let i = from_gguf(&GgufTokenizer { merges: &["q r", "nospace", "", " "], ..bpe() }).unwrap();
     assert!(i.warnings[0].contains("4 of 4"), "{:?}", i.warnings);
@@ -135,7 +136,14 @@ fn what_cannot_be_is_refused() {
     let tokens = [long.as_str()];
     let t = GgufTokenizer { tokens: &tokens, token_types: Some(&[3]), eos: None, merges: &[], ..bpe() };
     assert!(from_gguf(&t).unwrap_err().to_string().contains("special token 0"));
-    let nan = GgufTokenizer { model: "llama", tokens: &["a"], token_types: None, scores: Some(&[f32::NAN]), eos: None, ..bpe() };
+    let nan = GgufTokenizer {
+        model: "llama",
+        tokens: &["a"],
+        token_types: None,
+        scores: Some(&[f32::NAN]),
+        eos: None,
+        ..bpe()
+    };
     assert!(from_gguf(&nan).is_err());
 }
 
@@ -152,9 +160,15 @@ fn hugging_face_folder() {
         r#"{"added_tokens": [{"id": 2, "content": "<|im_end|>"}], "model": {"type": "BPE", "vocab": {"<s>": 0, "</s>": 1, "<|im_end|>": 2}, "merges": []},
         "post_processor": {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<s>"}}], "special_tokens": {"<s>": {"ids": [0]}}}}"#,
     );
-    put("tokenizer_config.json", r#"{"bos_token": "<s>", "eos_token": {"content": "</s>"}, "chat_template": [{"name": "tool_use", "template": "t"}, {"name": "default", "template": "d"}]}"#);
+    put(
+        "tokenizer_config.json",
+        r#"{"bos_token": "<s>", "eos_token": {"content": "</s>"}, "chat_template": [{"name": "tool_use", "template": "t"}, {"name": "default", "template": "d"}]}"#,
+    );
     let i = from_hf_folder(&dir).unwrap();
-    assert_eq!((i.bos, i.eos.as_slice(), i.add_bos, i.chat_template.as_deref()), (Some(0), [1, 2].as_slice(), true, Some("d")));
+    assert_eq!(
+        (i.bos, i.eos.as_slice(), i.add_bos, i.chat_template.as_deref()),
+        (Some(0), [1, 2].as_slice(), true, Some("d"))
+    );
     put("generation_config.json", r#"{"eos_token_id": [2, 1, 7000000000]}"#);
     put("chat_template.jinja", "j");
     let i = from_hf_folder(&dir).unwrap();

@@ -117,7 +117,10 @@ struct Version {
 
 impl Manifest {
     /// The bytes of the file, with `digest` filled in.
-    pub(super) fn seal(info: ManifestInfo, files: BTreeMap<String, FileEntry>) -> Result<(Vec<u8>, String), ArtifactError> {
+    pub(super) fn seal(
+        info: ManifestInfo,
+        files: BTreeMap<String, FileEntry>,
+    ) -> Result<(Vec<u8>, String), ArtifactError> {
         let unsigned = Manifest { schema: SCHEMA, info, files, digest: String::new() };
         let text = serde_json::to_string_pretty(&unsigned).map_err(|e| ArtifactError::Writer(e.to_string()))?;
         let Some(head) = text.strip_suffix(&tail("")[..tail("").len() - 1]) else {
@@ -144,7 +147,11 @@ impl Manifest {
             check_name(name).map_err(bad)?;
             let segments = entry.bytes.div_ceil(SEGMENT_BYTES as u64);
             if entry.blake3.len() as u64 != segments {
-                return Err(bad(format!("{name} of {} bytes needs {segments} hashes, not {}", entry.bytes, entry.blake3.len())));
+                return Err(bad(format!(
+                    "{name} of {} bytes needs {segments} hashes, not {}",
+                    entry.bytes,
+                    entry.blake3.len()
+                )));
             }
         }
         for name in [PLAN, KERNELS, WEIGHTS, TOKENIZER] {

@@ -75,8 +75,14 @@ impl Plan {
             }
         }
         for (i, table) in self.rope.iter().enumerate() {
-            if table.inv_freq.len() > MAX_ROPE || !table.scale.is_finite() || !table.inv_freq.iter().all(|f| f.is_finite()) {
-                return fail(format!("rope {i}"), format!("needs a finite scale and at most {MAX_ROPE} finite frequencies"));
+            if table.inv_freq.len() > MAX_ROPE
+                || !table.scale.is_finite()
+                || !table.inv_freq.iter().all(|f| f.is_finite())
+            {
+                return fail(
+                    format!("rope {i}"),
+                    format!("needs a finite scale and at most {MAX_ROPE} finite frequencies"),
+                );
             }
         }
         Ok(())
@@ -96,7 +102,7 @@ impl Plan {
         let (row, stride) = (u64::from(self.model.vocab) * 4, program.logits_stride);
         let last = stride.checked_mul(u64::from(program.max_tokens.saturating_sub(1)));
         let end = last.and_then(|last| last.checked_add(program.logits)?.checked_add(row));
-        let aligned = program.logits % 4 == 0 && stride % 4 == 0;
+        let aligned = program.logits.is_multiple_of(4) && stride.is_multiple_of(4);
         if program.has_head() && (!aligned || stride < row || end.is_none_or(|end| end > program.arena_bytes)) {
             let (at, arena) = (program.logits, program.arena_bytes);
             return fail(place, format!("logits at {at}, {stride} bytes apart, do not fit in {arena} bytes"));

@@ -1,7 +1,7 @@
 //! The loader: turns `kernels.o` into functions without a linker.
 //!
 //! The object may hold code and constants, no variables and no imports. All of it goes into one anonymous mapping, which
-//! is written, relocated and then made executable: never both at once. See [`reloc`](self::reloc) for the relocations.
+//! is written, relocated and then made executable: never both at once. See [`reloc`] for the relocations.
 
 pub mod reloc;
 
@@ -96,7 +96,10 @@ type Elf<'data> = ElfFile64<'data, Endianness>;
 
 /// Gives every section that must be in memory its place. Sections may not be larger than the file all together, so that
 /// many headers over the same bytes cannot ask for more memory than the file is worth.
-fn place<'data>(elf: &Elf<'data>, file_bytes: u64) -> Result<(HashMap<SectionIndex, Placed<'data>>, u64), ArtifactError> {
+fn place<'data>(
+    elf: &Elf<'data>,
+    file_bytes: u64,
+) -> Result<(HashMap<SectionIndex, Placed<'data>>, u64), ArtifactError> {
     use object::elf::{SHF_ALLOC, SHF_EXECINSTR, SHF_WRITE};
     let mut placed = HashMap::new();
     let (mut end, mut copied) = (0u64, 0u64);
@@ -168,7 +171,10 @@ fn relocate(
     Ok(())
 }
 
-fn symbols(elf: &Elf<'_>, placed: &HashMap<SectionIndex, Placed<'_>>) -> Result<BTreeMap<String, usize>, ArtifactError> {
+fn symbols(
+    elf: &Elf<'_>,
+    placed: &HashMap<SectionIndex, Placed<'_>>,
+) -> Result<BTreeMap<String, usize>, ArtifactError> {
     let mut out = BTreeMap::new();
     for symbol in elf.symbols() {
         let Some(home) = symbol.section_index().and_then(|i| placed.get(&i)) else { continue };

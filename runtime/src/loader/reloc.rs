@@ -8,7 +8,14 @@ use object::Architecture;
 
 /// Patches the field at `offset` of a section that will run at address `section`, to refer to address `target`
 /// (symbol plus addend).
-pub fn apply(arch: Architecture, kind: u32, bytes: &mut [u8], section: u64, offset: u64, target: u64) -> Result<(), String> {
+pub fn apply(
+    arch: Architecture,
+    kind: u32,
+    bytes: &mut [u8],
+    section: u64,
+    offset: u64,
+    target: u64,
+) -> Result<(), String> {
     let place = section.wrapping_add(offset);
     match arch {
         Architecture::X86_64 => x86(kind, bytes, place, offset, target),

@@ -33,14 +33,33 @@ const MAX_NOT: usize = 32;
 const MAX_ELIF: usize = 256;
 
 const TAGS: &[&str] = &[
-    "if", "elif", "else", "endif", "for", "endfor", "set", "endset", "macro", "endmacro", "call", "endcall", "filter",
-    "endfilter", "with", "endwith", "do", "break", "continue", "generation", "endgeneration",
+    "if",
+    "elif",
+    "else",
+    "endif",
+    "for",
+    "endfor",
+    "set",
+    "endset",
+    "macro",
+    "endmacro",
+    "call",
+    "endcall",
+    "filter",
+    "endfilter",
+    "with",
+    "endwith",
+    "do",
+    "break",
+    "continue",
+    "generation",
+    "endgeneration",
 ];
 const KEYWORDS: &[&str] = &["and", "or", "not", "in", "is", "if", "else", "recursive"];
 const HEAVY: &[&str] = &["~", "+", "-", "/", "//", "%", "**", "==", "!=", "<", ">", "<=", ">=", "in"];
 const OPERATORS: &[&str] = &[
-    "//", "**", "==", "!=", "<=", ">=", "+", "-", "*", "/", "%", "~", "|", ".", ",", ":", "(", ")", "[", "]", "{", "}", "=", "<",
-    ">",
+    "//", "**", "==", "!=", "<=", ">=", "+", "-", "*", "/", "%", "~", "|", ".", ",", ":", "(", ")", "[", "]", "{", "}",
+    "=", "<", ">",
 ];
 
 fn refuse(why: impl Into<String>) -> TextError {
@@ -146,7 +165,13 @@ fn tag_or_value<'a>(rest: &'a str, statement: bool, elifs: &mut usize, out: &mut
 }
 
 /// Copies a `{% raw %}` block; its text is printed by one instruction, so it is kept short.
-fn raw_block<'a>(rest: &'a str, open: usize, close: &str, after: &'a str, out: &mut String) -> Result<&'a str, TextError> {
+fn raw_block<'a>(
+    rest: &'a str,
+    open: usize,
+    close: &str,
+    after: &'a str,
+    out: &mut String,
+) -> Result<&'a str, TextError> {
     let body = after.find("endraw").ok_or_else(|| refuse("{% raw %} is not closed"))?;
     if body > MAX_RAW_BLOCK {
         return Err(refuse(format!("has a {{% raw %}} block of more than {MAX_RAW_BLOCK} bytes")));
@@ -200,7 +225,9 @@ fn lex(mut s: &str, statement: bool) -> Result<(Vec<Token<'_>>, &str, &str), Tex
         } else if let Some(op) = OPERATORS.iter().find(|o| s.starts_with(**o)) {
             match *op {
                 "(" | "[" | "{" => depth += 1,
-                ")" | "]" | "}" => depth = depth.checked_sub(1).ok_or_else(|| refuse("has a closing bracket too many"))?,
+                ")" | "]" | "}" => {
+                    depth = depth.checked_sub(1).ok_or_else(|| refuse("has a closing bracket too many"))?
+                }
                 _ => {}
             }
             (Kind::Op, op.len())
@@ -380,7 +407,10 @@ impl<'a> Parser<'a, '_> {
         for _ in 0..MAX_CHAIN {
             if self.op(".") {
                 self.at += 1;
-                let name = self.peek().filter(|n| matches!(n.kind, Kind::Name | Kind::Number)).ok_or_else(|| refuse("has a dot without a name"))?;
+                let name = self
+                    .peek()
+                    .filter(|n| matches!(n.kind, Kind::Name | Kind::Number))
+                    .ok_or_else(|| refuse("has a dot without a name"))?;
                 if name.text == "changed" {
                     return Err(refuse("uses loop.changed, which is not offered"));
                 }
@@ -400,7 +430,8 @@ impl<'a> Parser<'a, '_> {
                 s = if s == "loop" { format!("loop({RESERVED}s({args}))") } else { format!("{s}({args})") };
             } else if self.op("|") {
                 self.at += 1;
-                let name = self.peek().filter(|n| n.kind == Kind::Name).ok_or_else(|| refuse("has a | without a filter"))?;
+                let name =
+                    self.peek().filter(|n| n.kind == Kind::Name).ok_or_else(|| refuse("has a | without a filter"))?;
                 self.at += 1;
                 s = format!("{s}|{}", name.text);
             } else {
@@ -439,7 +470,8 @@ fn emit(items: &[Item], iterated: bool) -> Result<String, TextError> {
     let (mut from, mut start) = (0, 0);
     for i in 0..=items.len() {
         if cuts(items.get(i), true) {
-            let count = |f: fn(&str) -> bool| items[from..i].iter().filter(|x| matches!(x, Item::Op(o) if f(o))).count();
+            let count =
+                |f: fn(&str) -> bool| items[from..i].iter().filter(|x| matches!(x, Item::Op(o) if f(o))).count();
             let run = (count(|_| true), count(|o| o == "*"));
             if run.1 > 1 {
                 return Err(refuse("has two multiplications in a row; put parentheses around one"));

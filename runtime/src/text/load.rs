@@ -51,7 +51,15 @@ struct Doc<'a> {
 }
 
 #[derive(Deserialize)]
+struct Kind<'a> {
+    #[serde(rename = "type", borrow, default)]
+    kind: Option<Cow<'a, str>>,
+}
+
+#[derive(Deserialize)]
 struct Bpe<'a> {
+    #[serde(rename = "type", default)]
+    _kind: BpeName,
     #[serde(borrow, default)]
     unk_token: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
@@ -71,37 +79,36 @@ struct Bpe<'a> {
 }
 
 /// What was read: the library's tokenizer, every token with its text, and the parts the decoder needs.
-pub(super) struct Loaded {
+pub(super) struct Loaded<'a> {
     pub inner: tokenizers::Tokenizer,
-    pub texts: Vec<(u32, String)>,
+    pub texts: Vec<(u32, Cow<'a, str>)>,
     pub added: Vec<Added>,
     pub decoder: Value,
 }
 
-pub(super) fn load(json: &[u8]) -> Result<Loaded, TextError> {
+pub(super) fn load(json: &[u8]) -> Result<Loaded<'_>, TextError> {
     let doc_error = |e: serde_json::Error| TextError::Document(e.to_string());
     let doc: Doc<'_> = serde_json::from_slice(json).map_err(doc_error)?;
-    #[derive(Deserialize)]
-    struct Kind<'a> {
-        #[serde(rename = "type", borrow, default)]
-        kind: Option<Cow<'a, str>>,
-    }
-    let kind: Kind<'_> = serde_json::from_str(doc.model.get()).map_err(doc_error)?;
-    let (inner, texts) = match kind.kind.as_deref() {
-        None | Some("BPE") => {
-            let model: Bpe<'_> = serde_json::from_str(doc.model.get()).map_err(doc_error)?;
+    // Nearly all are this, so the type is looked at only where it fails: a pass over the whole model is saved.
+    let (inner, texts) = match serde_json::from_str::<Bpe<'_>>(doc.model.get()) {
+        Ok(model) => {
             let (bpe, texts) = build(model)?;
             let mut t = tokenizers::Tokenizer::new(bpe);
             t.with_normalizer(doc.normalizer).map_err(|e| TextError::Document(e.to_string()))?;
             t.with_pre_tokenizer(doc.pre_tokenizer);
             (t, texts)
         }
-        Some("Unigram" | "WordPiece" | "WordLevel") => {
+        Err(e) => {
+            let kind: Kind<'_> = serde_json::from_str(doc.model.get()).map_err(doc_error)?;
+            match kind.kind.as_deref() {
+                None | Some("BPE") => return Err(doc_error(e)),
+                Some("Unigram" | "WordPiece" | "WordLevel") => {}
+                Some(other) => return Err(TextError::Document(format!("model type {other:?} is not supported"))),
+            }
             let t = tokenizers::Tokenizer::from_bytes(json).map_err(|e| TextError::Document(e.to_string()))?;
-            let texts = t.get_vocab(false).into_iter().map(|(s, id)| (id, s)).collect();
+            let texts = t.get_vocab(false).into_iter().map(|(s, id)| (id, s.into())).collect();
             (t, texts)
         }
-        Some(other) => return Err(TextError::Document(format!("model type {other:?} is not supported"))),
     };
     let loaded = add(inner, texts, doc.added_tokens, doc.decoder)?;
     match loaded.texts.iter().find(|(id, _)| *id > MAX_ID) {
@@ -111,12 +118,12 @@ pub(super) fn load(json: &[u8]) -> Result<Loaded, TextError> {
 }
 
 /// Adds the added tokens. The library numbers the new ones itself, so they go in by id and are compared afterwards.
-fn add(
+fn add<'a>(
     mut inner: tokenizers::Tokenizer,
-    mut texts: Vec<(u32, String)>,
+    mut texts: Vec<(u32, Cow<'a, str>)>,
     mut added: Vec<Added>,
     decoder: Value,
-) -> Result<Loaded, TextError> {
+) -> Result<Loaded<'a>, TextError> {
     added.retain(|a| !a.content.is_empty());
     added.sort_by_key(|a| a.id);
     let tokens = added.iter().map(|a| AddedToken {
@@ -131,32 +138,32 @@ fn add(
     for a in &added {
         let got = inner.token_to_id(&a.content);
         if got != Some(a.id) {
-            return Err(TextError::Document(format!("added token {:?} has id {} there and {got:?} by its place", a.content, a.id)));
+            return Err(TextError::Document(format!(
+                "added token {:?} has id {} there and {got:?} by its place",
+                a.content, a.id
+            )));
         }
-        texts.push((a.id, a.content.clone()));
+        texts.push((a.id, a.content.clone().into()));
     }
     Ok(Loaded { inner, texts, added, decoder })
 }
 
-fn build(m: Bpe<'_>) -> Result<(BPE, Vec<(u32, String)>), TextError> {
+fn build(m: Bpe<'_>) -> Result<(BPE, Vec<(u32, Cow<'_, str>)>), TextError> {
     let refuse = |why: String| Err(TextError::Document(why));
     if m.continuing_subword_prefix.is_some_and(|p| !p.is_empty()) {
         return refuse("a continuing_subword_prefix is not supported".into());
     }
     let vocab: Vocab = m.vocab.0.iter().map(|(t, id)| (t.clone().into_owned(), *id)).collect();
+    // The builder looks every part up, but copies the two halves into a buffer of the longest token's length first.
+    let longest = vocab.keys().map(String::len).max().unwrap_or(0);
     let mut merges = Vec::with_capacity(m.merges.len());
-    let mut whole = String::new();
     for (i, Merge(l, r)) in m.merges.into_iter().enumerate() {
-        whole.clear();
-        whole.push_str(&l);
-        whole.push_str(&r);
-        // The builder looks up the halves itself; the whole it copies into a buffer of the longest token's length.
-        if !vocab.contains_key(&whole) {
-            return refuse(format!("merge {i} makes {whole:?}, which is not a token"));
+        if l.len() + r.len() > longest {
+            return refuse(format!("merge {i} makes {:?}, which is not a token", format!("{l}{r}")));
         }
         merges.push((l.into_owned(), r.into_owned()));
     }
-    let texts = m.vocab.0.into_iter().map(|(t, id)| (id, t.into_owned())).collect();
+    let texts = m.vocab.0.into_iter().map(|(t, id)| (id, t)).collect();
     if let Some(u) = m.unk_token.as_ref().filter(|u| !vocab.contains_key(u.as_ref())) {
         return refuse(format!("unk_token {u:?} is not a token"));
     }
@@ -172,6 +179,13 @@ fn build(m: Bpe<'_>) -> Result<(BPE, Vec<(u32, String)>), TextError> {
         b = b.end_of_word_suffix(s.into_owned());
     }
     b.build().map(|bpe| (bpe, texts)).map_err(|e| TextError::Document(e.to_string()))
+}
+
+#[derive(Deserialize, Default)]
+enum BpeName {
+    #[default]
+    #[serde(rename = "BPE")]
+    Bpe,
 }
 
 /// A map read as a list, borrowing where it can.
@@ -226,7 +240,9 @@ impl<'de: 'a, 'a> Deserialize<'de> for Merge<'a> {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         struct V;
         fn cut<E: serde::de::Error>(s: &str) -> Result<(&str, &str), E> {
-            s.split_once(' ').filter(|(_, r)| !r.contains(' ')).ok_or_else(|| E::custom(format!("merge {s:?} is not two tokens")))
+            s.split_once(' ')
+                .filter(|(_, r)| !r.contains(' '))
+                .ok_or_else(|| E::custom(format!("merge {s:?} is not two tokens")))
         }
         impl<'de> Visitor<'de> for V {
             type Value = Merge<'de>;

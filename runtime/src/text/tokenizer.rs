@@ -51,7 +51,7 @@ impl Tokenizer {
         Self::new(loaded)
     }
 
-    fn new(Loaded { inner, texts, added, decoder }: Loaded) -> Result<Self, TextError> {
+    fn new(Loaded { inner, texts, added, decoder }: Loaded<'_>) -> Result<Self, TextError> {
         let pre = inner.get_pre_tokenizer().map(|p| serde_json::to_value(p).unwrap_or(Value::Null)).unwrap_or_default();
         let has = |name: &str| names(&decoder, name) || names(&pre, name);
         let alphabet = if has("ByteLevel") {
@@ -84,10 +84,12 @@ impl Tokenizer {
         let (mut bytes, mut ends) = (Vec::new(), Vec::with_capacity(len));
         for (id, text) in by_id.iter().enumerate() {
             token_bytes(text, if raw[id] { Alphabet::Plain } else { alphabet }, &mut bytes);
-            ends.push(u32::try_from(bytes.len()).map_err(|_| TextError::Document("has more than 4 GiB of tokens".into()))?);
+            ends.push(
+                u32::try_from(bytes.len()).map_err(|_| TextError::Document("has more than 4 GiB of tokens".into()))?,
+            );
         }
-        let strips_first_space = alphabet == Alphabet::SentencePiece
-            && (names(&decoder, "Strip") || prepends(&decoder) || prepends(&pre));
+        let strips_first_space =
+            alphabet == Alphabet::SentencePiece && (names(&decoder, "Strip") || prepends(&decoder) || prepends(&pre));
         Ok(Self {
             inner,
             plain: OnceLock::new(),
@@ -150,9 +152,7 @@ impl Tokenizer {
     pub fn encode(&self, text: &str, add_bos: bool) -> Result<Vec<u32>, TextError> {
         let mut ids = self.bos_first(add_bos);
         self.run(&self.inner, text, &mut ids)?;
-        if ids.len() > 1 && add_bos && ids[0] == ids[1] && self.bos == Some(ids[0]) {
-            ids.remove(0);
-        }
+        self.undouble(&mut ids, add_bos);
         Ok(ids)
     }
 
@@ -164,14 +164,19 @@ impl Tokenizer {
         Ok(ids)
     }
 
-    /// A rendered conversation to ids: special tokens the template wrote are parsed, those in user text are not. The
-    /// template writes the beginning-of-text token itself.
+    /// A rendered conversation to ids: special tokens the template wrote are parsed, those in user text are not.
+    /// Adds no beginning-of-text token: most templates write it.
     pub fn encode_chat(&self, rendered: &Rendered) -> Result<Vec<u32>, TextError> {
+        self.encode_chat_with(rendered, false)
+    }
+
+    /// As [`encode_chat`](Self::encode_chat); `add_bos` puts the beginning-of-text token first, unless the template did.
+    pub fn encode_chat_with(&self, rendered: &Rendered, add_bos: bool) -> Result<Vec<u32>, TextError> {
         if rendered.user_special.is_empty() {
-            return self.encode(&rendered.text, false);
+            return self.encode(&rendered.text, add_bos);
         }
         let text = rendered.text.as_str();
-        let (mut ids, mut done, mut at) = (Vec::new(), 0, 0);
+        let (mut ids, mut done, mut at) = (self.bos_first(add_bos), 0, 0);
         while let Some((start, len, id)) = self.find_special(text, at) {
             at = start + len;
             if let Some(r) = rendered.user_special.iter().find(|r| start < r.end && r.start < at) {
@@ -186,6 +191,7 @@ impl Tokenizer {
             done = at;
         }
         self.run(self.plain(), &text[done..], &mut ids)?;
+        self.undouble(&mut ids, add_bos);
         Ok(ids)
     }
 
@@ -202,6 +208,12 @@ impl Tokenizer {
 
     fn bos_first(&self, add_bos: bool) -> Vec<u32> {
         self.bos.filter(|_| add_bos).into_iter().collect()
+    }
+
+    fn undouble(&self, ids: &mut Vec<u32>, add_bos: bool) {
+        if ids.len() > 1 && add_bos && ids[0] == ids[1] && self.bos == Some(ids[0]) {
+            ids.remove(0);
+        }
     }
 
     fn plain(&self) -> &tokenizers::Tokenizer {
@@ -248,7 +260,10 @@ impl Tokenizer {
 
 impl std::fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Tokenizer").field("vocab_size", &self.vocab_size()).field("bos", &self.bos).finish_non_exhaustive()
+        f.debug_struct("Tokenizer")
+            .field("vocab_size", &self.vocab_size())
+            .field("bos", &self.bos)
+            .finish_non_exhaustive()
     }
 }
 
@@ -266,7 +281,8 @@ fn prepends(v: &Value) -> bool {
     match v {
         Value::Object(m) => {
             let scheme = m.get("prepend_scheme").and_then(Value::as_str);
-            (m.get("type").and_then(Value::as_str) == Some("Metaspace") && scheme != Some("never")) || m.values().any(prepends)
+            (m.get("type").and_then(Value::as_str) == Some("Metaspace") && scheme != Some("never"))
+                || m.values().any(prepends)
         }
         Value::Array(a) => a.iter().any(prepends),
         _ => false,

@@ -19,7 +19,7 @@ fn code_constants_and_calls() {
     let run = |name| {
         let f = kernels.get(name).unwrap();
         // SAFETY: the code above takes nothing and answers a number in rax.
-        unsafe { std::mem::transmute::<_, extern "sysv64" fn() -> i64>(f)() }
+        unsafe { std::mem::transmute::<tilewright_runtime::loader::KernelFn, extern "sysv64" fn() -> i64>(f)() }
     };
     assert_eq!((run("twelve"), run("sum"), run("absolute")), (12, 42, 30));
     assert!(kernels.get("constant").is_none());

@@ -84,7 +84,8 @@ fn damage_on_disk_is_refused() {
         let total: u64 = fs::read_dir(&dir).unwrap().map(|f| f.unwrap().metadata().unwrap().len()).sum();
         let check = |bytes: &[u8]| {
             fs::write(&path, bytes).unwrap();
-            let most = peak(|| assert!(matches!(Artifact::open(&dir).map_err(|e| e.exit_code()), Err(3 | 4)), "{name}"));
+            let most =
+                peak(|| assert!(matches!(Artifact::open(&dir).map_err(|e| e.exit_code()), Err(3 | 4)), "{name}"));
             assert!(most < 4 * total as i64 + (64 << 10), "{most} bytes for {total}");
         };
         for i in 0..200 {

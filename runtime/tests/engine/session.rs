@@ -78,7 +78,10 @@ fn refusals_change_nothing() {
     }
     let mut session = Session::new(artifact.clone(), options(10, 1)).unwrap();
     session.eval(&[1, 2, 3], Logits::None).unwrap();
-    assert!(matches!(session.eval(&[1; 8], Logits::None), Err(RunError::ContextFull { tokens: 8, position: 3, capacity: 10 })));
+    assert!(matches!(
+        session.eval(&[1; 8], Logits::None),
+        Err(RunError::ContextFull { tokens: 8, position: 3, capacity: 10 })
+    ));
     assert!(matches!(session.eval(&[1, 8], Logits::None), Err(RunError::BadToken { token: 8, index: 1, vocab: 8 })));
     assert!(matches!(session.eval(&[], Logits::Last), Err(RunError::NoTokens)));
     assert!(matches!(session.eval(&[], Logits::All), Err(RunError::NoTokens)));
@@ -95,7 +98,8 @@ fn too_large_contexts_name_the_largest() {
         plan.model.n_ctx = 1 << 24;
         plan.kv = vec![KvLayer { heads: 1, head_dim: 1 << 20 }; 2];
     });
-    let RunError::OutOfMemory { need, available, largest, .. } = Session::new(artifact, options(1 << 24, 1)).err().unwrap()
+    let RunError::OutOfMemory { need, available, largest, .. } =
+        Session::new(artifact, options(1 << 24, 1)).err().unwrap()
     else {
         panic!("another error")
     };
@@ -111,6 +115,9 @@ fn profile_names_calls() {
     let calls = session.profile();
     let seen: Vec<_> = calls.iter().map(|c| (c.max_tokens, c.label.as_str(), c.runs)).collect();
     // 16 tokens, then 3 by the program for 4, then 1.
-    assert_eq!(seen, [(1, "store", 1), (1, "head", 1), (4, "store", 1), (4, "head", 1), (16, "store", 1), (16, "head", 1)]);
+    assert_eq!(
+        seen,
+        [(1, "store", 1), (1, "head", 1), (4, "store", 1), (4, "head", 1), (16, "store", 1), (16, "head", 1)]
+    );
     assert!(calls[1].nanos > 0 && calls[3].nanos == 0);
 }

@@ -31,14 +31,24 @@ struct Mirrors {
 impl Mirrors {
     fn new(chunks: u32) -> Box<Mirrors> {
         let n = chunks as usize;
-        let mut m = Box::new(Mirrors { a: vec![0; n], b: vec![0; n], args: [[std::ptr::null_mut(); 2]; 2], last: vec![i64::from(chunks) - 1] });
+        let mut m = Box::new(Mirrors {
+            a: vec![0; n],
+            b: vec![0; n],
+            args: [[std::ptr::null_mut(); 2]; 2],
+            last: vec![i64::from(chunks) - 1],
+        });
         let (a, b) = (m.a.as_mut_ptr().cast(), m.b.as_mut_ptr().cast());
         m.args = [[a, b], [b, a]];
         m
     }
 
     fn steps(&self, calls: usize) -> Vec<Step> {
-        let step = |i: usize| Step { kernel: mirror, args: self.args[i % 2].as_ptr(), scalars: self.last.as_ptr(), chunks: self.a.len() as u32 };
+        let step = |i: usize| Step {
+            kernel: mirror,
+            args: self.args[i % 2].as_ptr(),
+            scalars: self.last.as_ptr(),
+            chunks: self.a.len() as u32,
+        };
         (0..calls).map(step).collect()
     }
 }
@@ -78,7 +88,11 @@ fn survives_busy_neighbours() {
     let stop = AtomicU64::new(0);
     std::thread::scope(|scope| {
         for _ in 0..4 {
-            scope.spawn(|| while stop.load(Ordering::Relaxed) == 0 { std::hint::spin_loop() });
+            scope.spawn(|| {
+                while stop.load(Ordering::Relaxed) == 0 {
+                    std::hint::spin_loop()
+                }
+            });
         }
         let wide = Mirrors::new(8);
         let mut pool = Pool::new(2, vec![CallList::new(wide.steps(40), 40)], false).unwrap();
@@ -106,12 +120,53 @@ fn times_of_calls() {
     }
 }
 
+/// About 1 µs.
+unsafe extern "sysv64" fn work(_: *const *mut u8, _: *const i64, _: i64) {
+    for i in 0..1200u64 {
+        std::hint::black_box(i);
+    }
+}
+
+/// Not a test of anything: 300 calls of 10 chunks, alone and beside a neighbour that wants a core for itself.
+#[test]
+#[ignore = "prints a measurement"]
+fn neighbours() {
+    let steps = vec![Step { kernel: work, args: std::ptr::null(), scalars: std::ptr::null(), chunks: 10 }; 300];
+    for (threads, busy) in [(1, 0), (2, 0), (1, 1), (2, 1), (2, 2)] {
+        let stop = AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..busy {
+                scope.spawn(|| {
+                    while stop.load(Ordering::Relaxed) == 0 {
+                        std::hint::spin_loop()
+                    }
+                });
+            }
+            let mut pool = Pool::new(threads, vec![CallList::new(steps.clone(), 300)], false).unwrap();
+            let mut samples: Vec<_> = (0..300)
+                .map(|_| {
+                    let start = Instant::now();
+                    // SAFETY: the kernel touches nothing.
+                    unsafe { pool.run(0, true) };
+                    start.elapsed().as_secs_f64() * 1e3
+                })
+                .collect();
+            stop.store(1, Ordering::Relaxed);
+            samples.sort_by(f64::total_cmp);
+            let (best, median, worst) = (samples[0], samples[150], samples[296]);
+            println!("{threads} threads, {busy} busy: min {best:.2} median {median:.2} p99 {worst:.2} ms");
+        });
+    }
+}
+
 /// Not a test of anything: `cargo test --release -p tilewright-runtime overhead -- --ignored --nocapture`
 #[test]
 #[ignore = "prints a measurement"]
 fn overhead() {
     let step = |chunks| Step { kernel: nothing, args: std::ptr::null(), scalars: std::ptr::null(), chunks };
-    for (name, pattern) in [("1 chunk", vec![1]), ("2 chunks", vec![2]), ("8 chunks", vec![8]), ("1 and 8 chunks", vec![1, 8])] {
+    for (name, pattern) in
+        [("1 chunk", vec![1]), ("2 chunks", vec![2]), ("8 chunks", vec![8]), ("1 and 8 chunks", vec![1, 8])]
+    {
         for threads in [1, 2] {
             let steps: Vec<_> = (0..300).map(|i| step(pattern[i % pattern.len()])).collect();
             let mut pool = Pool::new(threads, vec![CallList::new(steps, 300)], false).unwrap();
@@ -125,7 +180,12 @@ fn overhead() {
                 .collect();
             samples.sort_by(f64::total_cmp);
             let at = |q: f64| samples[(q * 1999.0) as usize];
-            println!("{name:>15}, {threads} threads: min {:.1} median {:.1} p99 {:.1} ns a call", at(0.0), at(0.5), at(0.99));
+            println!(
+                "{name:>15}, {threads} threads: min {:.1} median {:.1} p99 {:.1} ns a call",
+                at(0.0),
+                at(0.5),
+                at(0.99)
+            );
         }
     }
 }

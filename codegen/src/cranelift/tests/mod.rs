@@ -4,6 +4,7 @@ mod control;
 mod emitted;
 mod ops;
 
+use std::sync::LazyLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tilewright_ir::kernel::{Kernel, Scalar, Type, interp, print};
@@ -15,14 +16,17 @@ pub(super) const INTS: [Type; 4] = [Type::I8, Type::I16, Type::I32, Type::I64];
 pub(super) const FLOATS: [Type; 2] = [Type::F32, Type::F64];
 pub(super) const LANES: [u16; 7] = [1, 2, 4, 8, 16, 32, 64];
 
-/// Targets this machine can run; a message for each other one of its architecture.
-pub(super) fn targets() -> Vec<Target> {
-    let (run, skip): (Vec<Target>, Vec<Target>) =
-        Target::all().iter().cloned().partition(|t| t.features_missing_on_host().is_empty());
-    for t in skip {
-        eprintln!("skipped: {} (this machine lacks {})", t.name, t.features_missing_on_host().join(", "));
-    }
-    run
+/// Targets this machine can run; the others are named once.
+pub(super) fn targets() -> &'static [Target] {
+    static RUN: LazyLock<Vec<Target>> = LazyLock::new(|| {
+        let (run, skip): (Vec<Target>, Vec<Target>) =
+            Target::all().iter().cloned().partition(|t| t.features_missing_on_host().is_empty());
+        for t in skip {
+            eprintln!("skipped: {} (this machine lacks {})", t.name, t.features_missing_on_host().join(", "));
+        }
+        run
+    });
+    &RUN
 }
 
 /// Numbers from a seed; a fresh one unless `TILEWRIGHT_SEED` is set.
@@ -94,7 +98,7 @@ pub(super) fn agree(kernel: &Kernel, buffers: &[Vec<u8>], scalars: &[i64], chunk
         assert_eq!(run, Ok(()), "seed {seed}\n{}", print(kernel));
     }
     for target in targets() {
-        let jit = match Jit::compile(std::slice::from_ref(kernel), &target) {
+        let jit = match Jit::compile(std::slice::from_ref(kernel), target) {
             Ok(jit) => jit,
             Err(e) => panic!("{}: {e}\n{}", target.name, print(kernel)),
         };

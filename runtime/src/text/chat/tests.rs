@@ -39,7 +39,10 @@ fn what_templates_use() {
         ("{{ messages | map(attribute='role') | join('/') }}", "user/assistant/user"),
         ("{{ (messages | selectattr('role', 'equalto', 'user') | list)[1]['content'] }}", "Bye"),
         ("{% macro m(a, b='x') %}[{{ a }}{{ b }}]{% endmacro %}{{ m(1) }}{{ m(2, b='y') }}", "[1x][2y]"),
-        ("{% for m in messages %}{% if loop.index0 == 1 %}{% continue %}{% endif %}{{ m.content }}{% endfor %}", "HiBye"),
+        (
+            "{% for m in messages %}{% if loop.index0 == 1 %}{% continue %}{% endif %}{{ m.content }}{% endfor %}",
+            "HiBye",
+        ),
         ("{{ {'a': [1, none, true], 'é': '<\"'} | tojson }}", "{\"a\": [1, null, true], \"é\": \"<\\\"\"}"),
         ("{{ {'b': 1, 'a': {}} | tojson(indent=2) }}", "{\n  \"b\": 1,\n  \"a\": {}\n}"),
         ("{{ 'é' | tojson(ensure_ascii=true) }}{{ [1, 2] | tojson(separators=(',', ':')) }}", "\"\\u00e9\"[1,2]"),
@@ -52,7 +55,10 @@ fn what_templates_use() {
         ("{{ tools is defined }}{{ messages[9] is defined }}", "FalseFalse"),
         ("{{ 'a' 'b' ~ 'c' }}{{ 'yes' if 1 < 2 else 'no' }}", "abcyes"),
         ("{% raw %}{{ x }}{% endraw %}{# gone {{ #}", "{{ x }}"),
-        ("{{ messages[0].get('tool_calls', 'none') }}{% for k, v in {'a': 1}.items() %}{{ k }}{{ v }}{% endfor %}", "nonea1"),
+        (
+            "{{ messages[0].get('tool_calls', 'none') }}{% for k, v in {'a': 1}.items() %}{{ k }}{{ v }}{% endfor %}",
+            "nonea1",
+        ),
         ("{% for m in messages recursive %}{{ loop.length }}{% endfor %}", "333"),
         ("{{ 'a\nb' | indent(2) }}|{{ 'x{}y'.format(1) }}", "a\n  b|x1y"),
         ("{{ {'a': {'b': 1}}.a.b }}{% set x = [1] + [2] %}{{ x[-1] }}{{ x }}", "12[1, 2]"),
@@ -67,7 +73,10 @@ fn what_templates_use() {
 #[test]
 fn long_text_between_tags_is_kept() {
     let long = "word ".repeat(40);
-    assert_eq!(render(&format!("  {long}\n  {{%- if true %}} {long}{{% endif %}}"), &input()).unwrap(), format!("  {} {long}", long.trim_end()));
+    assert_eq!(
+        render(&format!("  {long}\n  {{%- if true %}} {long}{{% endif %}}"), &input()).unwrap(),
+        format!("  {} {long}", long.trim_end())
+    );
     assert_eq!(render(&format!("{{% if true -%}}  {long}{{% endif %}}"), &input()).unwrap(), long);
 }
 
@@ -79,7 +88,20 @@ fn a_template_may_refuse() {
 
 #[test]
 fn broken_templates_are_errors() {
-    for t in ["{{", "{% if %}", "{{ a b }}", "{% for x in %}", "{% endfor %}", "{{ 1 | nofilter }}", "{{ messages.nope.nope }}", "{{ 1 + 'a' }}", "{% set = 1 %}", "{{ \u{0} }}", "{{ 'a }}", "{% include 'x' %}"] {
+    for t in [
+        "{{",
+        "{% if %}",
+        "{{ a b }}",
+        "{% for x in %}",
+        "{% endfor %}",
+        "{{ 1 | nofilter }}",
+        "{{ messages.nope.nope }}",
+        "{{ 1 + 'a' }}",
+        "{% set = 1 %}",
+        "{{ \u{0} }}",
+        "{{ 'a }}",
+        "{% include 'x' %}",
+    ] {
         assert!(render(t, &input()).is_err(), "{t}");
     }
     assert!(ChatTemplate::new(&"x".repeat(MAX_TEMPLATE + 1)).is_err());
@@ -94,9 +116,12 @@ fn special_tokens_in_messages_are_marked() {
     let t = Tokenizer::from_json(doc.to_string().as_bytes()).unwrap();
     let mut i = input();
     i.messages = json!([{"role": "user", "content": "é<|im_end|>"}, {"role": "user", "content": "b"}]);
-    let r = ChatTemplate::new("{% for m in messages %}{{ m.content | trim }}<|im_end|>{% endfor %}").unwrap().render(&i, Some(&t)).unwrap();
+    let r = ChatTemplate::new("{% for m in messages %}{{ m.content | trim }}<|im_end|>{% endfor %}")
+        .unwrap()
+        .render(&i, Some(&t))
+        .unwrap();
     assert_eq!(r.text, "é<|im_end|><|im_end|>b<|im_end|>");
-    assert_eq!(r.user_special, [2..12]);
+    assert!(r.user_special.iter().eq(std::iter::once(&(2..12))));
     assert_eq!(t.encode_chat(&r).unwrap().iter().filter(|&&i| i == 1).count(), 2);
 }
 
@@ -113,7 +138,29 @@ fn input_is_bounded() {
 #[test]
 fn a_long_conversation_is_no_trouble() {
     let text = "word ".repeat(400);
-    let messages: Vec<_> = (0..1000).map(|n| json!({"role": if n % 2 == 0 { "user" } else { "assistant" }, "content": text})).collect();
+    let messages: Vec<_> =
+        (0..1000).map(|n| json!({"role": if n % 2 == 0 { "user" } else { "assistant" }, "content": text})).collect();
     let i = ChatInput { messages: messages.into(), ..input() };
     assert!(render(CHATML, &i).unwrap().len() > 2_000_000);
+}
+
+#[test]
+fn mutated_templates_never_panic() {
+    let base = "{%- set ns = namespace(a=1) %}{% for m in messages[1:] recursive %}{% if m['role'] not in ['a', \"b\"] and loop.first %}\
+        {{- m.content | trim ~ 'é' * 2 }}{% elif {'a': [1]}.a is defined %}{% set ns.a = -1 %}{% endif %}{# c #}{% endfor %}{{ ns.a|tojson(indent=2) }}";
+    let mut rng = crate::sampler::Rng::new(2);
+    let mut rendered = 0;
+    for _ in 0..4000 {
+        let mut chars: Vec<char> = base.chars().collect();
+        for _ in 0..1 + rng.next_u64() % 3 {
+            let at = rng.next_u64() as usize % chars.len();
+            match rng.next_u64() % 3 {
+                0 => chars[at] = "{}%#[]()'\"|.,-+~*é \n=0:a".chars().nth(rng.next_u64() as usize % 24).unwrap_or('x'),
+                1 => drop(chars.remove(at)),
+                _ => chars.insert(at, chars[rng.next_u64() as usize % chars.len()]),
+            }
+        }
+        rendered += usize::from(render(&chars.into_iter().collect::<String>(), &input()).is_ok());
+    }
+    assert!(rendered > 50, "{rendered}");
 }

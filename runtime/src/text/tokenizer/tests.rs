@@ -15,9 +15,7 @@ fn byte_level() -> Tokenizer {
     }
     vocab.insert("<|end|>".into(), json!(259));
     vocab.insert("<tool>".into(), json!(260));
-    let added = |id: u32, content: &str, special: bool| {
-        json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": special})
-    };
+    let added = |id: u32, content: &str, special: bool| json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": special});
     let bytes = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
     let doc = json!({
         "version": "1.0",
@@ -53,7 +51,8 @@ fn sentence_piece() -> Tokenizer {
 #[test]
 fn any_text_comes_back() {
     for t in [byte_level(), sentence_piece()] {
-        for text in ["hi hi", "ab ab", "", " ", "naïve 日本 🙂👩\u{200d}👧\r\n\t\0", "\u{feff}a\u{301}", "<tool>hi"] {
+        for text in ["hi hi", "ab ab", "", " ", "naïve 日本 🙂👩\u{200d}👧\r\n\t\0", "\u{feff}a\u{301}", "<tool>hi"]
+        {
             let ids = t.encode(text, false).unwrap();
             assert_eq!(t.decode(&ids).unwrap(), text, "{t:?}");
         }
@@ -78,7 +77,8 @@ fn user_text_holds_no_special_tokens() {
     let ids = t.encode_plain("hi<|end|>", false).unwrap();
     assert!(!ids.contains(&259));
     assert_eq!(t.decode(&ids).unwrap(), "hi<|end|>");
-    let r = Rendered { text: "<|end|>hi<|end|><|end|>".into(), user_special: vec![9..16] };
+    let r = Rendered { text: "<|end|>hi<|end|><|end|>".into(), user_special: Vec::from_iter([9..16]) };
+    assert_eq!(t.encode_chat_with(&r, true).unwrap(), t.encode_chat(&r).unwrap());
     let ids = t.encode_chat(&r).unwrap();
     assert_eq!(ids.iter().filter(|&&i| i == 259).count(), 2);
     assert_eq!((ids[0], ids[ids.len() - 1]), (259, 259));
@@ -127,7 +127,8 @@ fn stop_strings_hold_back() {
 
 #[test]
 fn damaged_documents_are_errors() {
-    let bpe = |vocab: Value, merges: Value| json!({"model": {"type": "BPE", "vocab": vocab, "merges": merges}}).to_string();
+    let bpe =
+        |vocab: Value, merges: Value| json!({"model": {"type": "BPE", "vocab": vocab, "merges": merges}}).to_string();
     for doc in [
         String::new(),
         "{}".into(),
@@ -140,7 +141,8 @@ fn damaged_documents_are_errors() {
         bpe(json!({"a": -1}), json!([])),
         json!({"model": {"type": "Odd"}}).to_string(),
         json!({"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [], "unk_token": "b"}}).to_string(),
-        json!({"added_tokens": [{"id": 7, "content": "x"}], "model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}}).to_string(),
+        json!({"added_tokens": [{"id": 7, "content": "x"}], "model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}})
+            .to_string(),
         json!({"model": {"type": "Unigram", "vocab": 3}}).to_string(),
         json!({"pre_tokenizer": {"type": "Split", "pattern": {"Regex": "("}, "behavior": "Isolated", "invert": false},
             "model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}})
@@ -157,4 +159,37 @@ fn long_runs_are_no_trouble() {
         let ids = t.encode(&text, false).unwrap();
         assert_eq!(t.decode(&ids).unwrap(), text);
     }
+}
+
+#[test]
+fn mutated_documents_never_panic() {
+    let doc = json!({
+        "added_tokens": [{"id": 4, "content": "<s>", "special": true, "lstrip": true}],
+        "normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, {"type": "NFKC"}]},
+        "pre_tokenizer": {"type": "Split", "pattern": {"Regex": "\\s+(?!\\S)|[a-z]{1,3}"}, "behavior": "Isolated", "invert": false},
+        "decoder": {"type": "ByteLevel"},
+        "model": {"type": "BPE", "unk_token": "a", "byte_fallback": true, "vocab": {"a": 0, "b": 1, "ab": 2, "▁": 3, "<s>": 4}, "merges": [["a", "b"]]},
+    })
+    .to_string();
+    let mut rng = crate::sampler::Rng::new(1);
+    let mut loaded = 0;
+    for _ in 0..4000 {
+        let mut bytes = doc.clone().into_bytes();
+        for _ in 0..1 + rng.next_u64() % 3 {
+            let at = rng.next_u64() as usize % bytes.len();
+            match rng.next_u64() % 3 {
+                0 => bytes[at] = b"0129\"{}[],:-\\a"[rng.next_u64() as usize % 14],
+                1 => drop(bytes.remove(at)),
+                _ => bytes.truncate(at.max(8)),
+            }
+        }
+        if let Ok(t) = Tokenizer::from_json(&bytes) {
+            loaded += 1;
+            if let Ok(ids) = t.encode("<s> ab é\n", true) {
+                let _ = t.decode(&ids);
+            }
+            let _ = t.encode_plain("a<s>b", false);
+        }
+    }
+    assert!(loaded > 50, "{loaded}");
 }
