@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use tilewright_codegen::target::TargetError;
 use tilewright_driver::DriverError;
+use tilewright_models::model::ModelError;
 use tilewright_passes::PassError;
 use tilewright_runtime::error::{ArtifactError, RunError};
 use tilewright_runtime::sampler::SampleError;
@@ -102,8 +103,11 @@ fn code_of(e: &(dyn Error + 'static)) -> Option<u8> {
     if let Some(e) = e.downcast_ref::<DriverError>() {
         return Some(driver(e));
     }
-    if let Some(e) = e.downcast_ref::<tilewright_models::ModelError>() {
+    if let Some(e) = e.downcast_ref::<ModelError>() {
         return Some(model(e));
+    }
+    if let Some(e) = e.downcast_ref::<tilewright_models::error::Error>() {
+        return Some(file(e));
     }
     if let Some(e) = e.downcast_ref::<ArtifactError>() {
         return Some(e.exit_code());
@@ -133,11 +137,12 @@ fn driver(e: &DriverError) -> u8 {
     }
 }
 
-fn model(e: &tilewright_models::ModelError) -> u8 {
-    match e {
-        tilewright_models::ModelError::Io { .. } => RUNTIME,
-        _ => MODEL,
-    }
+fn model(e: &ModelError) -> u8 {
+    if let ModelError::File(e) = e { file(e) } else { MODEL }
+}
+
+fn file(e: &tilewright_models::error::Error) -> u8 {
+    if matches!(e, tilewright_models::error::Error::Io { .. }) { RUNTIME } else { MODEL }
 }
 
 fn target(e: &TargetError) -> u8 {

@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use std::io::Write;
 use tilewright_autotune::bandwidth;
 use tilewright_driver::compile;
+use tilewright_models::model::Model;
 use tilewright_runtime::artifact::{Artifact, Choice, OpenOptions};
 use tilewright_runtime::plan::Plan;
 
@@ -39,7 +40,7 @@ fn choices(args: &Args) -> anyhow::Result<(String, Vec<Choice>, Plan)> {
         return Ok((info.target.name.clone(), info.choices.clone(), artifact.plan().clone()));
     }
     let options = args.compile.options()?;
-    let compiled = compile(&open::model(path)?, &options, &mut |_| {})?;
+    let compiled = compile(&Model::open(path)?, &options, &mut |_| {})?;
     Ok((options.target.name, compiled.choices, compiled.plan))
 }
 

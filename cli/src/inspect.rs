@@ -11,9 +11,9 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 use tilewright_driver::{Compiled, compile};
-use tilewright_ir::graph::{Dim, Graph, Weight};
-use tilewright_models::format::FormatSet;
+use tilewright_models::arch::ArchSet;
 use tilewright_models::model::Model;
+use tilewright_models::weights::{TensorInfo, WeightFile};
 use tilewright_runtime::artifact::{Artifact, OpenOptions};
 use tilewright_runtime::plan::Plan;
 
@@ -145,16 +145,13 @@ fn artifact(path: &Path, args: &Args) -> anyhow::Result<()> {
 // --- model files
 
 fn model(path: &Path, args: &Args) -> anyhow::Result<()> {
-    let model = open::model(path)?;
-    if args.tensors {
-        return tensors(&model.graph()?, args.json);
-    }
     if args.needs_compiler() {
         let mut options = args.compile.options()?;
         options.dump = args.dump_ir.clone();
-        return compiled(&compile(&model, &options, &mut |_| {})?, args);
+        return compiled(&compile(&Model::open(path)?, &options, &mut |_| {})?, args);
     }
-    summary(path, &model, args.json)
+    let weights = WeightFile::open(path)?;
+    if args.tensors { tensors(&weights, args.json) } else { summary(path, weights, args.json) }
 }
 
 fn compiled(compiled: &Compiled, args: &Args) -> anyhow::Result<()> {
@@ -178,69 +175,84 @@ fn compiled(compiled: &Compiled, args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn weights(graph: &Graph) -> Vec<&Weight> {
-    graph.order().iter().filter_map(|&n| graph.weight_of(n)).collect()
+fn bytes(weights: &WeightFile, t: &TensorInfo) -> u64 {
+    weights.data(&t.name).map_or(0, |d| d.len() as u64)
 }
 
-fn elements(w: &Weight) -> u64 {
-    w.ty.shape.iter().map(|d| if let Dim::N(n) = d { *n } else { 1 }).product()
-}
-
-fn bytes(w: &Weight) -> u64 {
-    let format = FormatSet::builtin().get(w.format());
-    format.map_or(0, |f| elements(w) / f.block.max(1) as u64 * f.bytes as u64)
-}
-
-fn tensors(graph: &Graph, json: bool) -> anyhow::Result<()> {
-    let weights = weights(graph);
+fn tensors(weights: &WeightFile, json: bool) -> anyhow::Result<()> {
     if json {
-        let rows = weights.iter().map(|w| {
-            let shape: Vec<u64> = w.ty.shape.iter().map(|d| if let Dim::N(n) = d { *n } else { 0 }).collect();
-            let from: Vec<&str> = w.parts.iter().map(|p| p.tensor.as_str()).collect();
-            json!({ "name": w.name, "format": w.format(), "shape": shape, "bytes": bytes(w), "tensors": from })
+        let rows = weights.tensors().map(|t| {
+            json!({ "name": t.name, "format": t.format.name(), "shape": t.shape, "bytes": bytes(weights, t), "supported": t.format.block().is_some() })
         });
         return out(Value::Array(rows.collect()).to_string());
     }
-    let line = |w: &&Weight| {
-        let from: Vec<&str> = w.parts.iter().map(|p| p.tensor.as_str()).filter(|t| *t != w.name).collect();
-        let from = if from.is_empty() { String::new() } else { format!("  from {}", from.join(", ")) };
-        format!("{:<32} {:<24} {:>10}{from}\n", w.name, w.ty.to_string(), human(bytes(w)))
+    let line = |t: &TensorInfo| {
+        let shape = t.shape.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
+        format!("{:<32} {:<8} [{shape:<14}] {:>10}\n", t.name, t.format.to_string(), human(bytes(weights, t)))
     };
-    out(weights.iter().map(line).collect::<String>())
+    out(weights.tensors().map(line).collect::<String>())
 }
 
-fn summary(path: &Path, model: &Model, json: bool) -> anyhow::Result<()> {
-    let (facts, tokenizer) = (model.facts(), model.tokenizer());
-    // A model whose graph cannot be made still has facts worth showing; the reason is part of the answer.
-    let graph = model.graph();
+/// Formats first, so that a model that cannot be compiled is described all the same, with the reason.
+fn summary(path: &Path, weights: WeightFile, json: bool) -> anyhow::Result<()> {
     let mut formats: BTreeMap<String, (u64, u64, u64)> = BTreeMap::new();
-    for w in graph.iter().flat_map(weights) {
-        let entry = formats.entry(w.format().to_string()).or_default();
-        *entry = (entry.0 + 1, entry.1 + elements(w), entry.2 + bytes(w));
+    for t in weights.tensors() {
+        let entry = formats.entry(t.format.to_string()).or_default();
+        let elements: u64 = t.shape.iter().fold(1, |a, &b| a.saturating_mul(b));
+        *entry = (entry.0 + 1, entry.1.saturating_add(elements), entry.2 + bytes(&weights, t));
     }
-    let problem = graph.as_ref().err().map(ToString::to_string);
-    if json {
-        let formats: serde_json::Map<_, _> = formats
-            .into_iter()
-            .map(|(name, (n, elements, bytes))| (name, json!({ "weights": n, "elements": elements, "bytes": bytes })))
-            .collect();
-        return out(json!({
-            "kind": "model", "name": facts.name, "arch": facts.arch, "vocab": facts.vocab, "n_ctx": facts.n_ctx,
-            "parameters": facts.parameters, "file_bytes": facts.file_bytes, "formats": formats,
-            "tokenizer": { "bos": tokenizer.bos, "eos": tokenizer.eos, "add_bos": tokenizer.add_bos, "add_eos": tokenizer.add_eos },
-            "chat_template": tokenizer.chat_template.is_some(), "unsupported": problem,
-        })
-        .to_string());
-    }
+    let mut rows = vec![];
     let mut text = format!("model         {}\n", path.display());
-    text += &format!("name          {} ({})\n", facts.name, facts.arch);
-    text += &format!("size          {:.1} M parameters, {}\n", facts.parameters as f64 / 1e6, human(facts.file_bytes));
-    text += &format!("context       {}, vocabulary {}\n", facts.n_ctx, facts.vocab);
-    for (name, (n, elements, bytes)) in &formats {
-        text += &format!("format        {name:<8} {n:>4} weights  {:>8.1} M elements  {:>10}\n", *elements as f64 / 1e6, human(*bytes));
+    for (name, (n, elements, bytes)) in formats {
+        text += &format!("format        {name:<8} {n:>4} tensors  {:>8.1} M elements  {:>10}\n", elements as f64 / 1e6, human(bytes));
+        rows.push(json!({ "format": name, "tensors": n, "elements": elements, "bytes": bytes }));
     }
-    text += &format!("tokenizer     bos {:?}{}, ends {:?}\n", tokenizer.bos, if tokenizer.add_bos { " (added)" } else { "" }, tokenizer.eos);
-    text += &format!("chat template {}\n", if tokenizer.chat_template.is_some() { "yes" } else { "no" });
-    text += &format!("compiles      {}\n", problem.map_or("yes".into(), |p| format!("no: {p}")));
-    out(text)
+    let described = Model::from_weights(weights, ArchSet::builtin()).map_err(anyhow::Error::from).and_then(|m| describe(&m));
+    let (lines, mut object) = match &described {
+        Ok((lines, object)) => (lines.clone(), object.clone()),
+        Err(e) => (format!("compiles      no: {e:#}\n"), json!({ "compiles": false, "why": format!("{e:#}") })),
+    };
+    object["kind"] = "model".into();
+    object["formats"] = rows.into();
+    out(if json { object.to_string() } else { text + &lines })?;
+    described.map(|_| ())
+}
+
+fn describe(model: &Model) -> anyhow::Result<(String, Value)> {
+    let (h, tokenizer) = (model.hyper(), open::tokenizer(model)?);
+    let (name, arch) = (model.name(), model.arch().name());
+    model.graph()?;
+    let kv = h.n_layers * h.kv_heads * h.head_dim * 4;
+    let bos = tokenizer.bos.map_or("none".into(), |id| id.to_string());
+    let added = if tokenizer.add_bos { "added" } else { "not added" };
+    let template = if tokenizer.chat_template.is_some() { "yes" } else { "no" };
+    let text = format!(
+        "name          {name} ({arch})\n\
+         size          {:.1} M parameters, {} of tensors\n\
+         shape         {} layers of {}, {} heads, {} KV heads of {}, feed-forward {}\n\
+         context       {}; {} of KV cache a token\n\
+         vocabulary    {}; bos {bos} ({added}), ends {:?}\n\
+         chat template {template}\n\
+         compiles      yes\n",
+        h.parameters as f64 / 1e6,
+        human(h.file_bytes),
+        h.n_layers,
+        h.d_model,
+        h.heads,
+        h.kv_heads,
+        h.head_dim,
+        h.d_ff,
+        h.n_ctx,
+        human(kv),
+        h.vocab,
+        tokenizer.eos,
+    );
+    let object = json!({
+        "name": name, "arch": arch, "parameters": h.parameters, "file_bytes": h.file_bytes, "n_layers": h.n_layers,
+        "d_model": h.d_model, "d_ff": h.d_ff, "heads": h.heads, "kv_heads": h.kv_heads, "head_dim": h.head_dim,
+        "n_ctx": h.n_ctx, "vocab": h.vocab, "kv_bytes_per_token": kv, "chat_template": tokenizer.chat_template.is_some(),
+        "tokenizer": { "bos": tokenizer.bos, "eos": tokenizer.eos, "add_bos": tokenizer.add_bos, "add_eos": tokenizer.add_eos },
+        "compiles": true,
+    });
+    Ok((text, object))
 }

@@ -8,6 +8,7 @@ use clap::ValueEnum;
 use serde_json::json;
 use std::io::Write;
 use tilewright_driver::Oracle;
+use tilewright_models::model::Model;
 use tilewright_runtime::session::{Logits, Session};
 
 /// What computes.
@@ -49,8 +50,8 @@ impl Engine {
                 if open::is_artifact(path) {
                     return Err(usage("--backend interp reads a model file; an artifact has none"));
                 }
-                let model = open::model(path)?;
-                let text = Text::of_model(model.tokenizer())?;
+                let model = Model::open(path)?;
+                let text = Text::of_model(&open::tokenizer(&model)?)?;
                 ctx(&text)?;
                 Ok((Engine::Interp(Box::new(Oracle::new(&model)?)), text))
             }

@@ -18,13 +18,13 @@ pub fn is_artifact(path: &Path) -> bool {
     path.join(MANIFEST).is_file()
 }
 
-/// Opens a model file and says what its tokenizer warns about.
-pub fn model(path: &Path) -> anyhow::Result<Model> {
-    let model = Model::open(path)?;
-    for warning in &model.tokenizer().warnings {
+/// The tokenizer of a model file; says what a user should know about it.
+pub fn tokenizer(model: &Model) -> anyhow::Result<TokenizerImport> {
+    let import = model.tokenizer()?;
+    for warning in &import.warnings {
         eprintln!("warning: {warning}");
     }
-    Ok(model)
+    Ok(import)
 }
 
 /// The artifact of a model: the path itself if it is one, else the cache's, built first if it is not there or damaged.
@@ -50,7 +50,8 @@ pub fn artifact(model: &ModelArgs, compile: &CompileArgs) -> anyhow::Result<Arc<
 
 /// Builds `path` into `target`, with progress and a closing line on stderr.
 pub fn build_to(path: &Path, target: &Path, options: &BuildOptions) -> anyhow::Result<tilewright_driver::BuildReport> {
-    let model = self::model(path)?;
+    let model = Model::open(path)?;
+    tokenizer(&model)?;
     let mut progress = BuildProgress::new(&format!("{} for {}", path.display(), options.target.name));
     let report = build(&model, target, options, &mut |p| progress.show(p))?;
     eprintln!(

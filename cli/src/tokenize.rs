@@ -4,6 +4,7 @@ use crate::args::{ModelArgs, TextArgs};
 use crate::open::{self, Text};
 use serde_json::json;
 use std::io::Write;
+use tilewright_models::model::Model;
 use tilewright_runtime::artifact::{Artifact, OpenOptions};
 
 #[derive(clap::Args)]
@@ -30,7 +31,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         let options = OpenOptions { verify_weights: false, threads: None };
         Text::of_artifact(&Artifact::open_with(path, options)?)?
     } else {
-        Text::of_model(open::model(path)?.tokenizer())?
+        Text::of_model(&open::tokenizer(&Model::open(path)?)?)?
     };
     let bos = text.facts.add_bos && !args.no_bos;
     let ids = match args.no_parse_special {

@@ -1,7 +1,7 @@
 //! Declared targets: the machines code is generated for, one YAML file each in `codegen/targets/`.
 //!
 //! A target states what generated code may use and what schedules may count on. Feature names are those of
-//! `is_x86_feature_detected!` and `is_aarch64_feature_detected!`, so one list serves the back ends and the check at load.
+//! `is_x86_feature_detected!` and its like, so one list serves the back ends and the check at load.
 
 use std::sync::LazyLock;
 

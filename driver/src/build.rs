@@ -2,6 +2,7 @@
 
 use crate::DriverError;
 use rayon::prelude::*;
+use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 use std::io::Write;
 use std::path::Path;
@@ -157,15 +158,14 @@ pub fn compile(model: &Model, options: &BuildOptions, progress: &mut dyn FnMut(P
     }
     for k in &table.kernels {
         if let Err(errors) = tilewright_ir::kernel::verify(k) {
-            let message = errors.iter().map(|e| e.to_string()).collect::<Vec<_>>().join("; ");
-            return Err(DriverError::Kernel { name: k.name.clone(), message });
+            return Err(DriverError::Kernel { name: k.name.clone(), message: errors.to_string() });
         }
     }
     progress(Progress::Stage("machine code"));
     let object = Cranelift.object(&table.kernels, &options.target)?;
 
     let choices = choices(&passes, &table, &weights, options);
-    let facts = model.facts();
+    let facts = model.hyper();
     let macs = graph.order().iter().filter(|&&n| matches!(graph.node(n).op, OpKind::Matmul | OpKind::Glu));
     let macs = macs
         .flat_map(|&n| graph.operands(n))
@@ -177,10 +177,10 @@ pub fn compile(model: &Model, options: &BuildOptions, progress: &mut dyn FnMut(P
         .sum();
     let plan = Plan {
         model: ModelFacts {
-            name: facts.name.clone(),
-            arch: facts.arch.clone(),
-            vocab: facts.vocab,
-            n_ctx: facts.n_ctx,
+            name: model.name().to_string(),
+            arch: model.arch().name().to_string(),
+            vocab: facts.vocab as u32,
+            n_ctx: facts.n_ctx as u32,
             parameters: facts.parameters,
             file_bytes: facts.file_bytes,
             bytes_per_token: per_token,
@@ -281,7 +281,7 @@ pub fn build(
     }
     compiled.plan.weights_bytes = stream.finish()?;
 
-    let tokenizer = model.tokenizer();
+    let tokenizer = model.tokenizer()?;
     writer.plan(&compiled.plan)?;
     writer.file(KERNELS, &compiled.object)?;
     writer.file(TOKENIZER, tokenizer.json.as_bytes())?;
@@ -294,11 +294,7 @@ pub fn build(
         compiler: concat!("tilewright ", env!("CARGO_PKG_VERSION")).into(),
         model: ModelIdentity {
             arch: compiled.plan.model.arch.clone(),
-            files: model
-                .files()
-                .iter()
-                .map(|f| SourceFile { name: f.name.clone(), bytes: f.bytes, fingerprint: f.fingerprint.clone() })
-                .collect(),
+            files: sources(model.path())?,
         },
         target: TargetInfo {
             name: target.name.clone(),
@@ -323,15 +319,36 @@ pub fn build(
     })
 }
 
+/// The model's files, each with its hash: what says whether an artifact is of this model.
+fn sources(path: &Path) -> Result<Vec<SourceFile>, DriverError> {
+    let io = |source| DriverError::Io { path: path.to_path_buf(), source };
+    crate::cache::model_files(path)?
+        .into_iter()
+        .map(|file| {
+            let mut hash = blake3::Hasher::new();
+            hash.update_mmap_rayon(&file).map_err(io)?;
+            Ok(SourceFile {
+                name: file.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(),
+                bytes: hash.count(),
+                fingerprint: format!("blake3:{}", hash.finalize().to_hex()),
+            })
+        })
+        .collect()
+}
+
 /// Packs one weight, a few panels at a time on all cores.
 fn pack(model: &Model, w: &PackedWeight, out: &mut impl Write) -> Result<(), DriverError> {
     let raw = model.weight_bytes(&w.weight)?;
     let fail = |source| DriverError::Pack { weight: w.weight.name.clone(), source };
     let io = |source| DriverError::Io { path: w.weight.name.clone().into(), source };
     let cols = w.weight.ty.width().unwrap_or(0);
+    let one: Cow<'_, [u8]> = match raw.as_slice() {
+        [Cow::Borrowed(part)] => Cow::Borrowed(part),
+        parts => Cow::Owned(parts.concat()),
+    };
     match &w.packing {
         Packing::Vector => {
-            let mut bytes = raw.into_owned();
+            let mut bytes = one.into_owned();
             bytes.resize(w.bytes as usize, 0);
             out.write_all(&bytes).map_err(io)
         }
@@ -346,7 +363,7 @@ fn pack(model: &Model, w: &PackedWeight, out: &mut impl Write) -> Result<(), Dri
                 buffer[..n * panel]
                     .par_chunks_exact_mut(panel)
                     .enumerate()
-                    .try_for_each(|(i, out)| pack_panel(format, layout, &raw, cols, (first + i) as u64, out))
+                    .try_for_each(|(i, out)| pack_panel(format, layout, &one, cols, (first + i) as u64, out))
                     .map_err(fail)?;
                 out.write_all(&buffer[..n * panel]).map_err(io)?;
             }

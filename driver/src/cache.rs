@@ -41,13 +41,7 @@ impl Cache {
         hash.update(env!("CARGO_PKG_VERSION").as_bytes());
         hash.update(options.key().as_bytes());
         hash.update(full.as_os_str().as_encoded_bytes());
-        let mut files = vec![full.clone()];
-        if full.is_dir() {
-            let entries = std::fs::read_dir(&full).map_err(io)?;
-            files = entries.filter_map(|e| e.ok().map(|e| e.path())).filter(|p| p.is_file()).collect();
-            files.sort();
-        }
-        for file in files {
+        for file in model_files(&full)? {
             let meta = file.metadata().map_err(io)?;
             let time = meta.modified().ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
             hash.update(file.as_os_str().as_encoded_bytes());
@@ -59,6 +53,31 @@ impl Cache {
         let digest = hash.finalize().to_hex();
         Ok(self.root.join("artifacts").join(format!("{stem}-{}", &digest[..16])))
     }
+}
+
+/// The files that a model is made of: a GGUF file with its other parts if it is split, or what lies in a folder.
+pub(crate) fn model_files(path: &Path) -> Result<Vec<PathBuf>, DriverError> {
+    let io = |source| DriverError::Io { path: path.to_path_buf(), source };
+    let (folder, keep): (PathBuf, Box<dyn Fn(&str) -> bool>) = if path.is_dir() {
+        (path.to_path_buf(), Box::new(|n| [".json", ".safetensors", ".jinja"].iter().any(|e| n.ends_with(e))))
+    } else {
+        let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        // `name-00001-of-00003.gguf`: the parts differ in one number.
+        let Some((stem, count)) = name.rsplit_once("-of-").map(|(s, c)| (s.to_string(), c.to_string())) else {
+            return Ok(vec![path.to_path_buf()]);
+        };
+        let stem = stem.trim_end_matches(|c: char| c.is_ascii_digit()).to_string();
+        let keep = move |n: &str| n.starts_with(&stem) && n.ends_with(&format!("-of-{count}"));
+        (path.parent().map(Path::to_path_buf).unwrap_or_default(), Box::new(keep))
+    };
+    let folder = if folder.as_os_str().is_empty() { PathBuf::from(".") } else { folder };
+    let mut files: Vec<PathBuf> = std::fs::read_dir(folder)
+        .map_err(io)?
+        .filter_map(|e| e.ok().map(|e| e.path()))
+        .filter(|p| p.is_file() && p.file_name().is_some_and(|n| keep(&n.to_string_lossy())))
+        .collect();
+    files.sort();
+    Ok(files)
 }
 
 /// The artifact of a model: `path` itself if it is one, else the cache's, built first if need be.

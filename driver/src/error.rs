@@ -5,7 +5,7 @@
 pub enum DriverError {
     /// The model file cannot be used.
     #[error(transparent)]
-    Model(#[from] tilewright_models::ModelError),
+    Model(#[from] tilewright_models::model::ModelError),
     /// A graph rule was broken: a bug in an architecture's declaration or in a pass.
     #[error("graph: {0}")]
     Graph(#[from] tilewright_ir::graph::GraphError),
@@ -25,7 +25,10 @@ pub enum DriverError {
     },
     /// The back end or the target.
     #[error(transparent)]
-    Codegen(#[from] tilewright_codegen::CodegenError),
+    Codegen(#[from] tilewright_codegen::backend::CodegenError),
+    /// The target.
+    #[error(transparent)]
+    Target(#[from] tilewright_codegen::target::TargetError),
     /// A kernel breaks a rule of kernel IR: a bug in its schedule.
     #[error("kernel {name}: {message}")]
     Kernel {
@@ -36,7 +39,7 @@ pub enum DriverError {
     },
     /// The artifact cannot be written or read.
     #[error(transparent)]
-    Artifact(#[from] tilewright_runtime::ArtifactError),
+    Artifact(#[from] tilewright_runtime::error::ArtifactError),
     /// The interpreter.
     #[error("interpreter: {0}")]
     Interp(String),

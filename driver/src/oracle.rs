@@ -18,7 +18,7 @@ impl Oracle {
     pub fn new(model: &Model) -> Result<Oracle, DriverError> {
         let graph: Graph = model.graph()?;
         let interp = Interp::new(&graph, model).map_err(|e| DriverError::Interp(e.to_string()))?;
-        Ok(Oracle { interp, vocab: model.facts().vocab as usize })
+        Ok(Oracle { interp, vocab: model.hyper().vocab as usize })
     }
 
     /// Forgets everything.

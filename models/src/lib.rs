@@ -2,11 +2,14 @@
 
 #![deny(unsafe_code)] // one exception: the memory map in mapped.rs
 
+pub mod arch;
 pub mod error;
 pub mod format;
 pub mod gguf;
 mod mapped;
+pub mod model;
 pub mod safetensors;
-pub mod arch;
 pub mod tokenizer;
 pub mod weights;
+
+pub use model::{Model, ModelError};

@@ -64,13 +64,9 @@ fn step(g: &mut Graph, id: NodeId, rank: &FxHashMap<NodeId, usize>) -> Result<bo
     let [(_, x), rest @ ..] = operands.as_slice() else { return Ok(false) };
     let x = *x;
     match g.node(id).op {
-        OpKind::Scale if g.float(id, "by") == 1.0 => {
-            g.replace_uses(id, x);
-            Ok(g.remove(id))
-        }
+        OpKind::Scale if g.float(id, "by") == 1.0 => Ok(skip(g, id, x)),
         OpKind::Slice if g.int(id, "start") == 0 && g.ty(x).width() == u64::try_from(g.int(id, "len")).ok() => {
-            g.replace_uses(id, x);
-            Ok(g.remove(id))
+            Ok(skip(g, id, x))
         }
         OpKind::Slice if g.node(x).op == OpKind::Slice => {
             let Some(&inner) = g.operands(x).first() else { return Ok(false) };
@@ -89,4 +85,13 @@ fn step(g: &mut Graph, id: NodeId, rank: &FxHashMap<NodeId, usize>) -> Result<bo
         }
         _ => Ok(false),
     }
+}
+
+/// Makes users of `id` use `x`; not if `id` leaves the graph and `x` is an input, which must not.
+fn skip(g: &mut Graph, id: NodeId, x: NodeId) -> bool {
+    if g.node(x).op == OpKind::Input && g.outputs().contains(&id) {
+        return false;
+    }
+    g.replace_uses(id, x);
+    g.remove(id)
 }

@@ -20,7 +20,7 @@ use crate::{
 };
 use std::collections::BTreeSet;
 use std::time::Instant;
-use tilewright_ir::graph::{Graph, GraphError};
+use tilewright_ir::graph::{Graph, GraphError, VerifyErrors, verify};
 
 /// A rewrite of a graph.
 pub trait Pass: Sync {
@@ -120,12 +120,12 @@ pub enum PassError {
         error: GraphError,
     },
     /// A pass left a graph that does not verify: a bug in the pass.
-    #[error("the graph is wrong after {after}: {message}")]
+    #[error("the graph is wrong after {after}: {errors}")]
     Invalid {
-        /// The pass, or `reading` before the first.
+        /// The pass, or `reading` before the first: then the graph was wrong from the start.
         after: &'static str,
         /// What the verifier says.
-        message: String,
+        errors: VerifyErrors,
     },
 }
 
@@ -134,6 +134,8 @@ pub enum PassError {
 pub struct ReportRow {
     /// Which.
     pub name: &'static str,
+    /// What it does.
+    pub doc: &'static str,
     /// How often it rewrote something.
     pub rewrites: usize,
     /// Time, verification not included.
@@ -159,6 +161,7 @@ impl Report {
 }
 
 /// Runs [`PIPELINE`].
+#[derive(Clone)]
 pub struct PassManager<'a> {
     /// Switched off, by name.
     pub off: BTreeSet<String>,
@@ -202,9 +205,9 @@ impl<'a> PassManager<'a> {
             let start = Instant::now();
             let rewrites = pass.run(g, &self.context).map_err(|error| PassError::Failed { pass: name, error })?;
             let micros = start.elapsed().as_micros() as u64;
-            report.rows.push(ReportRow { name, rewrites, micros, nodes: (before, g.order().len()) });
+            report.rows.push(ReportRow { name, doc: pass.doc(), rewrites, micros, nodes: (before, g.order().len()) });
             if dumped.is_some_and(|only| only.is_empty() || only == name) {
-                report.dumps.push((name, text(g)));
+                report.dumps.push((name, g.to_string()));
             }
             self.check(g, name)?;
         }
@@ -225,21 +228,13 @@ impl<'a> PassManager<'a> {
     }
 
     fn check(&self, g: &Graph, after: &'static str) -> Result<(), PassError> {
-        if !self.verify {
-            return Ok(());
+        match self.verify {
+            true => verify(g).map_err(|errors| PassError::Invalid { after, errors }),
+            false => Ok(()),
         }
-        verify(g).map_err(|message| PassError::Invalid { after, message })
     }
 }
 
 fn unknown(name: &str, what: &'static str) -> PassError {
     PassError::Unknown { name: name.to_string(), what, known: PIPELINE.iter().map(|r| r.pass.name()).collect() }
-}
-
-fn verify(_g: &Graph) -> Result<(), String> {
-    Ok(())
-}
-
-fn text(g: &Graph) -> String {
-    format!("{g:?}")
 }

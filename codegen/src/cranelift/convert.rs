@@ -148,7 +148,7 @@ impl Lower<'_, '_> {
             Scalar::F32 if scalar => vec![self.b.ins().fpromote(lane_type(to.scalar), pieces[0])],
             Scalar::F32 => self.two_from_each(&pieces, from.lanes, |l, p| l.b.ins().fvpromote_low(p)),
             half => {
-                let high = self.to_high_half(&pieces, from.lanes);
+                let high = self.in_high_half(&pieces, from.lanes);
                 let wide = match half {
                     Scalar::F16 => self.f16_to_f32(high),
                     _ => self.cast_all(&high, types::F32X4),
@@ -159,7 +159,7 @@ impl Lower<'_, '_> {
     }
 
     /// 16-bit lanes, or a 16-bit scalar, as the upper half of 32-bit lanes.
-    fn to_high_half(&mut self, pieces: &[ir::Value], lanes: u16) -> Pieces {
+    fn in_high_half(&mut self, pieces: &[ir::Value], lanes: u16) -> Pieces {
         if lanes == 1 {
             let wide = self.b.ins().uextend(types::I32, pieces[0]);
             let high = self.b.ins().ishl_imm_u(wide, 16);

@@ -12,7 +12,7 @@ use tilewright_ir::kernel::{Block, Imm, Inst, Kernel, Opcode, Value};
 pub(super) struct Folded {
     pub(super) pointer: Value,
     pub(super) bytes: i64,
-    /// The splat has one use, so that each of its pieces may be loaded by itself.
+    /// The splat is used once, by an instruction that reads it once, so each of its pieces may be loaded by itself.
     pub(super) once: bool,
 }
 
@@ -35,7 +35,7 @@ fn count_uses(block: &Block, uses: &mut [u32]) {
 
 fn in_block(kernel: &Kernel, block: &Block, uses: &[u32], out: &mut HashMap<Value, Folded>) {
     let once = |v: Value| uses[v.0 as usize] == 1;
-    // Loads since the last instruction that may write memory, and bitcasts' effect on the number of uses.
+    // Loads since the last instruction that may write memory.
     let mut loads: HashMap<Value, (Value, i64)> = HashMap::new();
     for (i, inst) in block.insts.iter().enumerate() {
         match (inst.op, &inst.args[..], &inst.results[..], inst.imm) {
@@ -44,7 +44,7 @@ fn in_block(kernel: &Kernel, block: &Block, uses: &[u32], out: &mut HashMap<Valu
             }
             (Opcode::Splat, &[scalar], &[r], _) => {
                 if let Some(&(pointer, bytes)) = loads.get(&scalar) {
-                    let once = once(r) && block.insts[i + 1..].iter().all(|next| !reads(next, r) || keeps(next, uses));
+                    let once = once(r) && block.insts[i + 1..].iter().any(|next| reads_once(next, r));
                     out.insert(scalar, Folded { pointer, bytes, once });
                 }
             }
@@ -57,11 +57,7 @@ fn in_block(kernel: &Kernel, block: &Block, uses: &[u32], out: &mut HashMap<Valu
     }
 }
 
-fn reads(inst: &Inst, v: Value) -> bool {
-    inst.args.contains(&v)
-}
-
-/// True unless the instruction passes its operand on to several users.
-fn keeps(inst: &Inst, uses: &[u32]) -> bool {
-    inst.op != Opcode::Bitcast || inst.results.iter().all(|r| uses[r.0 as usize] == 1)
+/// `dot4_us` becomes a tree that reads its operands twice, and a bitcast stands for its user.
+fn reads_once(inst: &Inst, v: Value) -> bool {
+    inst.args.contains(&v) && !matches!(inst.op, Opcode::Dot4 | Opcode::Bitcast)
 }

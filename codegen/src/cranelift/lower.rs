@@ -240,19 +240,30 @@ impl Lower<'_, '_> {
         block.yields.iter().zip(like).map(|pair| same_type(self, pair)).collect()
     }
 
-    /// `for`: a test at the entry, then one branch an iteration.
+    /// `for`: a test at the entry and one branch an iteration; or, where loads can fold into the body's instructions,
+    /// a test at the head, because they fold into values used once only and two exits are two uses.
     fn for_loop(&mut self, inst: &Inst) -> Result<(), CodegenError> {
         let (lo, hi) = (self.scalar(inst.args[0]), self.scalar(inst.args[1]));
         let init: Vec<Pieces> = inst.args[2..].iter().map(|&v| self.get(v)).collect();
+        let body = &inst.blocks[0];
+        let fold = |r: &Value| self.folded.get(r).is_some_and(|f| f.once);
+        let at_head = body.insts.iter().any(|i| i.results.iter().any(fold));
         let (head, exit) = (self.b.create_block(), self.b.create_block());
         let i = self.b.append_block_param(head, types::I64);
         let carried = self.append_params(head, &init);
-        let results = self.append_params(exit, &init);
-        let body = &inst.blocks[0];
-        let enters = self.b.ins().icmp(IntCC::SignedLessThan, lo, hi);
-        self.b.ins().brif(enters, head, &args(Some(lo), &init), exit, &args(None, &init));
-
-        self.enter(head);
+        let results = if at_head { carried.clone() } else { self.append_params(exit, &init) };
+        if at_head {
+            self.b.ins().jump(head, &args(Some(lo), &init));
+            self.enter(head);
+            let body = self.b.create_block();
+            let enters = self.b.ins().icmp(IntCC::SignedLessThan, i, hi);
+            self.b.ins().brif(enters, body, &[], exit, &[]);
+            self.enter(body);
+        } else {
+            let enters = self.b.ins().icmp(IntCC::SignedLessThan, lo, hi);
+            self.b.ins().brif(enters, head, &args(Some(lo), &init), exit, &args(None, &init));
+            self.enter(head);
+        }
         self.set(body.params[0], vec![i]);
         for (&p, pieces) in body.params[1..].iter().zip(&carried) {
             self.set(p, pieces.clone());
@@ -261,9 +272,12 @@ impl Lower<'_, '_> {
         let yields = self.yields(body, &init);
         let step = if let Imm::Int(step) = inst.imm { step } else { 1 };
         let next = self.b.ins().iadd_imm_s(i, step);
-        let again = self.b.ins().icmp(IntCC::SignedLessThan, next, hi);
-        self.b.ins().brif(again, head, &args(Some(next), &yields), exit, &args(None, &yields));
-
+        if at_head {
+            self.b.ins().jump(head, &args(Some(next), &yields));
+        } else {
+            let again = self.b.ins().icmp(IntCC::SignedLessThan, next, hi);
+            self.b.ins().brif(again, head, &args(Some(next), &yields), exit, &args(None, &yields));
+        }
         self.enter(exit);
         for (&r, pieces) in inst.results.iter().zip(results) {
             self.set(r, pieces);

@@ -1,8 +1,20 @@
 //! Architectures, declared in YAML (`models/arch/*.yaml`), and models read through them.
 //!
-//! A declaration says which files it matches, where each hyper-parameter comes from, what the tensors are called and
-//! what a layer computes; nothing here knows a family by name. [`Arch::read`] holds a model file against its
-//! declaration and gives a [`Reading`]: values and weights, checked. [`Reading::graph`] writes the graph.
+//! Nothing here knows a family by name. A declaration has, in this order:
+//!
+//! | section | holds |
+//! |---|---|
+//! | `name`, `about`, `match` | `gguf`: values of `general.architecture`; `hf`: class names of `config.json` |
+//! | `hyper` | name → `{kind, gguf, hf, else, else_gguf, else_hf, one_of}`: the first key that the file has, else an expression; `kind` is `size` (≥ 1, the default), `count`, `float`, `flag`, `word` or `list` |
+//! | `require` | `{that, why}`: conditions on them |
+//! | `per_layer` | name → expression over them and the layer's number `i` |
+//! | `rope` | name → `{dims, theta, let, divide, scale}`: pair `j` turns by `theta^(-2j / dims) / divide` a position |
+//! | `tensors` | name → `{gguf, hf, shape, rows, add, optional, else}`; names with `{i}` are of layers |
+//! | `ignore` | tensors that are not needed, with `*` and `{i}`; any other that is not declared is refused |
+//! | `pre`, `layer`, `post` | ops: `{op, in, out, attrs, when, name}`; operands are values made before, inputs or tensors |
+//!
+//! Expressions: see `expr.rs`. [`Arch::read`] holds a model file against its declaration and gives a [`Reading`]:
+//! values and weights, checked. [`Reading::graph`] writes the graph.
 //!
 //! ```
 //! use tilewright_models::arch::ArchSet;
@@ -14,7 +26,8 @@
 mod check;
 mod decl;
 mod error;
-pub(crate) mod expr;
+mod expr;
+mod expr_parse;
 mod locate;
 mod lower;
 mod read;
@@ -31,6 +44,7 @@ pub use read::{Container, Reading, Source};
 use decl::Decl;
 use locate::Step;
 
+/// Built-in declarations: (file, text).
 const BUILTIN: &[(&str, &str)] = &[
     ("llama.yaml", include_str!("../../arch/llama.yaml")),
     ("qwen2.yaml", include_str!("../../arch/qwen2.yaml")),
@@ -121,10 +135,10 @@ impl ArchSet {
         })
     }
 
-    /// The built-in ones and every `*.yaml` of `folder`; a file that declares a known name replaces that one.
-    pub fn with_folder(folder: &Path) -> Result<ArchSet, ArchError> {
+    /// This set with the `*.yaml` files of `folder` added; a file that declares a known name replaces that one.
+    pub fn with_folder(&self, folder: &Path) -> Result<ArchSet, ArchError> {
         let io = |path: &Path, source| ArchError::Io { path: path.to_owned(), source };
-        let mut set = ArchSet::builtin().clone();
+        let mut set = self.clone();
         let mut paths = vec![];
         for entry in std::fs::read_dir(folder).map_err(|e| io(folder, e))? {
             let path = entry.map_err(|e| io(folder, e))?.path();

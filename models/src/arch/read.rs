@@ -74,7 +74,7 @@ impl Reading {
         self.values.iter().map(|(k, v)| (k.as_str(), v))
     }
 
-    /// A size that every declaration has; see the list in `docs/` and `check.rs`.
+    /// Value of a hyper-parameter of kind size or count; 0 if there is none.
     pub fn size(&self, name: &str) -> u64 {
         self.values.get(name).and_then(Value::int).unwrap_or(0)
     }

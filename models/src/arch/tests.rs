@@ -254,10 +254,10 @@ fn a_folder_adds_and_replaces() {
     let own = builtin("llama").replace("name: llama", "name: mamba").replace("gguf: [llama]", "gguf: [mamba]").replace("hf: [Llama", "hf: [My");
     std::fs::write(dir.join("a.yaml"), own).unwrap();
     std::fs::write(dir.join("b.yaml"), builtin("qwen2").replace("about: Qwen2", "about: my Qwen2")).unwrap();
-    let set = ArchSet::with_folder(&dir);
+    let set = ArchSet::builtin().with_folder(&dir);
     let wrong = dir.join("c.yaml");
     std::fs::write(&wrong, "name: x\n").unwrap();
-    let fails = ArchSet::with_folder(&dir).unwrap_err().to_string();
+    let fails = ArchSet::builtin().with_folder(&dir).unwrap_err().to_string();
     std::fs::remove_dir_all(&dir).unwrap();
     let set = set.unwrap();
     assert_eq!(set.iter().count(), 7);

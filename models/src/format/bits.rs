@@ -4,7 +4,7 @@
 //! value proves that, and tells where each bit comes from; elements then decode in runs of the same mask and shift, which
 //! the compiler vectorises. What is not a pick of bits (ternary digits, products) keeps its expression tree.
 
-use super::expr::{Expr, Field, Num, Op, int_op};
+use super::expr::{Expr, Field, Op, int_op, sample_blocks};
 
 /// One bit of a 64-bit value: constant 0 or 1, or bit `n` of the block, possibly inverted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -240,11 +240,6 @@ impl CodePlan {
         Ok(CodePlan::Gather { runs, flip })
     }
 
-    /// Whether every code is a pick of bits, so that decoding is fast.
-    pub(crate) fn is_gather(&self) -> bool {
-        matches!(self, CodePlan::Gather { .. })
-    }
-
     /// Writes one code per element of `out`.
     pub(crate) fn read(&self, fields: &[Field], block: &[u8], out: &mut [u8]) {
         match self {
@@ -296,6 +291,7 @@ pub(crate) struct SubPlan {
 #[derive(Debug, Clone)]
 enum SubKind {
     Gather(Vec<SubBits>),
+    /// The expression for each group, clamped to the limits (loading tries samples, which is no proof).
     Tree(Expr),
 }
 
@@ -303,7 +299,7 @@ enum SubKind {
 #[derive(Debug)]
 pub(crate) enum SubError {
     Index(usize, i64),
-    Range(i64, i64),
+    Range,
 }
 
 impl SubPlan {
@@ -327,7 +323,7 @@ impl SubPlan {
             let body = bits.iter().rposition(|b| *b != sign).map_or(0, |p| p + 1);
             let width = body + usize::from(signed);
             let Some(width) = u32::try_from(width).ok().filter(|w| *w <= 8) else {
-                return Err(SubError::Range(i64::MIN, i64::MAX));
+                return Err(SubError::Range);
             };
             // Bounds bit by bit: exact when the bits are different ones, else a little wide.
             let (mut min, mut max) = (plus, plus);
@@ -345,13 +341,18 @@ impl SubPlan {
             list.push(SubBits { terms, flip, width, signed, plus: i32::try_from(plus).unwrap_or(0) });
         }
         if list.len() < groups {
+            let limits = i64::from(Self::LIMITS.0)..=i64::from(Self::LIMITS.1);
+            let fits = |block: Vec<u8>| (0i64..).take(groups).all(|s| limits.contains(&expr.eval(fields, s, &block).int()));
+            if !sample_blocks(fields).all(fits) {
+                return Err(SubError::Range);
+            }
             return Ok(SubPlan { kind: SubKind::Tree(expr), range: Self::LIMITS });
         }
         match (i32::try_from(low), i32::try_from(high)) {
             (Ok(low), Ok(high)) if low >= Self::LIMITS.0 && high <= Self::LIMITS.1 => {
                 Ok(SubPlan { kind: SubKind::Gather(list), range: (low, high) })
             }
-            _ => Err(SubError::Range(low, high)),
+            _ => Err(SubError::Range),
         }
     }
 
@@ -371,10 +372,7 @@ impl SubPlan {
             }
             SubKind::Tree(expr) => {
                 for (s, o) in (0i64..).zip(out.iter_mut()) {
-                    let v = match expr.eval(fields, s, block) {
-                        Num::I(v) => v,
-                        Num::F(v) => v as i64,
-                    };
+                    let v = expr.eval(fields, s, block).int();
                     *o = i32::try_from(v.clamp(Self::LIMITS.0.into(), Self::LIMITS.1.into())).unwrap_or(0);
                 }
             }

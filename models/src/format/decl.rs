@@ -4,7 +4,7 @@ use indexmap::IndexMap;
 use serde::Deserialize;
 
 use super::bits::{CodePlan, SubError, SubPlan, check_indices};
-use super::expr::{Expr, ExprError, Field, FieldType, fits, parse};
+use super::expr::{Expr, ExprError, Field, FieldType, fits, parse, sample_blocks};
 use super::{BlockFormat, CodeValue, Element, FloatKind, Level, Quant};
 use crate::gguf::GgmlType;
 
@@ -277,7 +277,7 @@ fn level(src: &Source, key: &str, fields: &[Field], groups: usize, base: &str, s
             }
             let plan = SubPlan::new(expr, fields, groups).map_err(|e| match e {
                 SubError::Index(f, i) => src.index(&path, fields, (f, i)),
-                SubError::Range(..) => src.fail(&path, format!("can leave {:?}, the range of a `sub`; mask it", SubPlan::LIMITS)),
+                SubError::Range => src.fail(&path, format!("can leave {:?}, the range of a `sub`; mask it", SubPlan::LIMITS)),
             })?;
             Some(plan)
         }
@@ -288,23 +288,6 @@ fn level(src: &Source, key: &str, fields: &[Field], groups: usize, base: &str, s
 
 /// Tries the float on blocks of zeros, ones and seeded noise. `Err`: a value that the storage would round.
 fn check_store(base: &Expr, fields: &[Field], store: FloatKind) -> Result<(), f32> {
-    let len = fields.iter().map(|f| f.at + f.ty.bytes() * f.count).max().unwrap_or(0);
-    let mut state = 0x9E37_79B9_7F4A_7C15u64;
-    for round in 0..64u8 {
-        let block: Vec<u8> = (0..len)
-            .map(|_| {
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                match round {
-                    0 => 0,
-                    1 => 1,
-                    _ => u8::try_from(state >> 56).unwrap_or(0),
-                }
-            })
-            .collect();
-        let v = base.eval(fields, 0, &block).float() as f32;
-        if !fits(store, v) {
-            return Err(v);
-        }
-    }
-    Ok(())
+    let mut values = sample_blocks(fields).map(|block| base.eval(fields, 0, &block).float() as f32);
+    values.find(|v| !fits(store, *v)).map_or(Ok(()), Err)
 }

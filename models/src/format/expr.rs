@@ -417,3 +417,16 @@ pub(crate) fn fits(kind: FloatKind, v: f32) -> bool {
     };
     back == v || !v.is_finite()
 }
+
+/// A block of zeros, one of ones, and seeded noise: what a declaration is tried on where nothing can be proved.
+pub(crate) fn sample_blocks(fields: &[Field]) -> impl Iterator<Item = Vec<u8>> {
+    let len = fields.iter().map(|f| f.at + f.ty.bytes() * f.count).max().unwrap_or(0);
+    let mut state = 0x9E37_79B9_7F4A_7C15u64;
+    (0..64u8).map(move |round| {
+        let noise = (0..len).map(|_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            if round < 2 { round } else { state.to_le_bytes()[7] }
+        });
+        noise.collect()
+    })
+}

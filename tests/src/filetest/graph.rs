@@ -50,8 +50,8 @@ pub fn pass(case: &Case) -> Result<Output, String> {
     let takes_q8 = |format: &str| formats.contains(&format);
     let names: Vec<&str> = case.args.split(|c: char| c == ',' || c.is_whitespace()).filter(|n| !n.is_empty()).collect();
     let mut after = before.clone();
-    let manager = PassManager::new(PassContext { activations, takes_q8: &takes_q8 });
-    manager.run_named(&mut after, &names).map_err(|e| e.to_string())?;
+    let context = PassContext { activations, takes_q8: &takes_q8 };
+    PassManager::new(context).run_named(&mut after, &names).map_err(|e| e.to_string())?;
     verify_graph(&after).map_err(|e| format!("after: {e}"))?;
     if !names.iter().any(|n| CHANGES_RESULTS.contains(n)) {
         same_results(&before, &after)?;

@@ -51,7 +51,8 @@ impl Random {
 
     /// `n` elements: any bits, and often the values at which things go wrong.
     pub(super) fn fill(&mut self, s: Scalar, n: usize) -> Vec<u8> {
-        let special = [0.0, -0.0, 0.5, -0.5, 1.5, 2.5, -1.0, 1e-7, 6e-5, 65504.0, 65520.0, 3e9, -3e9, 1e38, -2147483648.0];
+        let special =
+            [0.0, -0.0, 0.5, -0.5, 1.5, 2.5, -1.0, 1e-7, 6e-5, 65504.0, 65520.0, 3e9, -3e9, 1e38, -2147483648.0_f64];
         let mut out = vec![];
         for _ in 0..n {
             let any = self.next();
@@ -113,8 +114,8 @@ pub(super) fn agree(kernel: &Kernel, buffers: &[Vec<u8>], scalars: &[i64], chunk
         for (k, (got, wanted)) in got.iter().zip(&wanted).enumerate() {
             let (got, behind) = got.split_at(wanted.len());
             assert_eq!(behind, [0xa5; 64], "wrote behind buffer {k}");
-            let lanes = got.chunks(size).zip(wanted.chunks(size));
-            for (i, (g, w)) in lanes.enumerate().filter(|(_, (g, w))| !same(s, g, w)) {
+            let mut lanes = got.chunks(size).zip(wanted.chunks(size)).enumerate();
+            if let Some((i, (g, w))) = lanes.find(|(_, (g, w))| !same(s, g, w)) {
                 let inputs: Vec<&[u8]> = buffers.iter().map(|b| &b[..b.len().min(64)]).collect();
                 panic!(
                     "{}, seed {seed}, buffer {k}, element {i}: {g:02x?} instead of {w:02x?}\n{}{inputs:02x?}",
