@@ -127,7 +127,8 @@ fn print(rows: &[Map<String, Value>], format: Format) -> anyhow::Result<()> {
                 writeln!(out, "{}", first.keys().filter(keep).cloned().collect::<Vec<_>>().join(","))?;
             }
             for r in rows {
-                let quoted = r.iter().filter(|(k, _)| keep(k)).map(|(_, v)| format!("\"{}\"", text(v).replace('"', "\"\"")));
+                let quoted =
+                    r.iter().filter(|(k, _)| keep(k)).map(|(_, v)| format!("\"{}\"", text(v).replace('"', "\"\"")));
                 writeln!(out, "{}", quoted.collect::<Vec<_>>().join(","))?;
             }
         }
@@ -136,7 +137,8 @@ fn print(rows: &[Map<String, Value>], format: Format) -> anyhow::Result<()> {
             writeln!(out, "| --- | ---: | ---: | --- | ---: | ---: | ---: |")?;
             for r in rows {
                 let n = |key: &str| r[key].as_f64().unwrap_or(0.0);
-                let kind = if n("n_prompt") > 0.0 { format!("pp{}", r["n_prompt"]) } else { format!("tg{}", r["n_gen"]) };
+                let kind =
+                    if n("n_prompt") > 0.0 { format!("pp{}", r["n_prompt"]) } else { format!("tg{}", r["n_gen"]) };
                 let depth = if n("n_depth") > 0.0 { format!(" @ d{}", r["n_depth"]) } else { String::new() };
                 writeln!(
                     out,
@@ -157,8 +159,13 @@ fn print(rows: &[Map<String, Value>], format: Format) -> anyhow::Result<()> {
 
 pub fn run(args: Args) -> anyhow::Result<()> {
     let threads = if args.threads.is_empty() { vec![system::cores()] } else { args.threads.clone() };
-    let kinds: Vec<(u32, u32)> =
-        args.n_prompt.iter().map(|&p| (p, 0)).chain(args.n_gen.iter().map(|&n| (0, n))).filter(|&k| k != (0, 0)).collect();
+    let kinds: Vec<(u32, u32)> = args
+        .n_prompt
+        .iter()
+        .map(|&p| (p, 0))
+        .chain(args.n_gen.iter().map(|&n| (0, n)))
+        .filter(|&k| k != (0, 0))
+        .collect();
     if kinds.is_empty() || threads.contains(&0) {
         return Err(usage("nothing to measure: -p or -n, and -t, must be above 0"));
     }

@@ -121,7 +121,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             "/exit" => return Ok(()),
             "/reset" => chat.messages = messages.clone(),
             // A line that starts so was meant for us, not for the model.
-            other if other.starts_with('/') && terminal => eprintln!("{}", Usage(format!("there is no command {other}"))),
+            other if other.starts_with('/') && terminal => {
+                eprintln!("{}", Usage(format!("there is no command {other}")))
+            }
             user => finish(chat.answer(user)?, terminal)?,
         }
     }

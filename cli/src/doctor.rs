@@ -67,7 +67,8 @@ fn back_end() -> Check {
     let check = Check::ok("back end", "cranelift: 128-bit vectors");
     match wide {
         0..=128 => check,
-        n => check.costs(format!("the CPU has {n}-bit vectors; prefill, which is bound by arithmetic, leaves that unused")),
+        n => check
+            .costs(format!("the CPU has {n}-bit vectors; prefill, which is bound by arithmetic, leaves that unused")),
     }
 }
 
@@ -78,9 +79,9 @@ fn machine_code() -> Check {
     let v = b.load(Type::F32, p, 0);
     b.store(v, p, 4);
     let kernel = b.finish();
-    let object = Target::detect().map_err(|e| e.to_string()).and_then(|t| {
-        Cranelift.object(&[kernel], &t).map_err(|e| e.to_string())
-    });
+    let object = Target::detect()
+        .map_err(|e| e.to_string())
+        .and_then(|t| Cranelift.object(&[kernel], &t).map_err(|e| e.to_string()));
     match object.and_then(|o| Kernels::load(&o).map_err(|e| e.to_string())) {
         Ok(_) => Check::ok("machine code", "compiles and loads"),
         Err(e) => Check::bad("machine code", e, "no model can run"),
@@ -106,7 +107,9 @@ fn cache(args: &CompileArgs) -> Check {
             let n = std::fs::read_dir(root.join("artifacts")).map_or(0, |d| d.count());
             Check::ok("cache", format!("{}, {n} artifact(s)", here(root)))
         }
-        Err(e) => Check::bad("cache", format!("{}: {e}", here(root)), "raw models cannot be kept compiled; use --cache-dir"),
+        Err(e) => {
+            Check::bad("cache", format!("{}: {e}", here(root)), "raw models cannot be kept compiled; use --cache-dir")
+        }
     }
 }
 
@@ -120,7 +123,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let cores = system::cores();
     let one = bandwidth::measure(1, BYTES);
     let all = if cores > 1 { bandwidth::measure(cores, BYTES) } else { one.clone() };
-    let gb = |b: &bandwidth::Bandwidth| format!("{:.1} GB/s (+- {:.1}) with {} thread(s)", b.median / 1e9, b.mad / 1e9, b.threads);
+    let gb = |b: &bandwidth::Bandwidth| {
+        format!("{:.1} GB/s (+- {:.1}) with {} thread(s)", b.median / 1e9, b.mad / 1e9, b.threads)
+    };
     let checks = [
         Check::ok("processor", format!("{}, {cores} core(s) for this process", system::cpu_name())),
         target(),
@@ -128,17 +133,15 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         machine_code(),
         memory(),
         Check::ok("memory speed", format!("{}, {}", gb(&one), gb(&all)))
-            .costs(format!("a model that reads 100 MB a token makes at most {:.0} tok/s", all.median / 1e8)),
+            .costs(format!("a model that reads 100 MB a token makes at most {:.0} tok/s", all.best / 1e8)),
         cache(&args.compile),
         Check::ok("GPU", "not used").costs("the CUDA back end is not there yet"),
         Check::ok("tuning", "none").costs("schedules use their default parameters; the tuner is not there yet"),
     ];
     let mut out = std::io::stdout().lock();
     if args.json {
-        let checks: Vec<Value> = checks
-            .iter()
-            .map(|c| json!({ "what": c.what, "ok": c.ok, "found": c.found, "cost": c.cost }))
-            .collect();
+        let checks: Vec<Value> =
+            checks.iter().map(|c| json!({ "what": c.what, "ok": c.ok, "found": c.found, "cost": c.cost })).collect();
         let object = json!({ "checks": checks, "cores": cores, "bandwidth_1": one.median, "bandwidth": all.median });
         writeln!(out, "{object}")?;
     } else {

@@ -79,7 +79,8 @@ fn pipe_closed(e: &anyhow::Error) -> bool {
 fn one_line(e: &anyhow::Error) -> String {
     let mut out = String::new();
     for cause in e.chain() {
-        let text = cause.to_string().split('\n').map(str::trim).filter(|l| !l.is_empty()).collect::<Vec<_>>().join("; ");
+        let text =
+            cause.to_string().split('\n').map(str::trim).filter(|l| !l.is_empty()).collect::<Vec<_>>().join("; ");
         if out.is_empty() {
             out = text;
         } else if !out.contains(&text) {
@@ -130,7 +131,7 @@ fn code_of(e: &(dyn Error + 'static)) -> Option<u8> {
 fn driver(e: &DriverError) -> u8 {
     match e {
         DriverError::Model(e) => model(e),
-        DriverError::Lower(_) | DriverError::Pack { .. } => MODEL,
+        DriverError::Lower(_) | DriverError::Pack { .. } | DriverError::Plan(_) => MODEL,
         DriverError::Pass(PassError::Unknown { .. } | PassError::Dump(_)) => USAGE,
         DriverError::Artifact(e) => e.exit_code(),
         _ => RUNTIME,

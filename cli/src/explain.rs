@@ -1,15 +1,19 @@
 //! `explain`: what the compiler chose and why, and the bytes a token costs against what this machine can read.
 
 use crate::args::{CompileArgs, ModelArgs};
-use crate::{open, system};
+use crate::{open, profile, system};
+use anyhow::Context;
 use serde_json::{Value, json};
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::io::Write;
-use tilewright_autotune::bandwidth;
+use tilewright_autotune::bandwidth::{self, Bandwidth};
 use tilewright_driver::compile;
+use tilewright_ir::graph::{Dim, Graph, Weight, parse};
+use tilewright_models::format::FormatSet;
 use tilewright_models::model::Model;
 use tilewright_runtime::artifact::{Artifact, Choice, OpenOptions};
-use tilewright_runtime::plan::Plan;
+use tilewright_runtime::plan::{Plan, Program};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -18,7 +22,7 @@ pub struct Args {
     /// Threads of the bandwidth measurement [default: as many as there are cores for this process]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     threads: Option<u16>,
-    /// Also every weight
+    /// Also the layout of every weight
     #[arg(long)]
     weights: bool,
     #[command(flatten)]
@@ -31,17 +35,81 @@ pub struct Args {
 /// Most bytes to measure bandwidth with; beyond, it no longer changes.
 const MOST: u64 = 1 << 30;
 
-/// Choices and plan: from the artifact's manifest, or by compiling all but the weights.
-fn choices(args: &Args) -> anyhow::Result<(String, Vec<Choice>, Plan)> {
-    let path = args.model.path()?;
-    if open::is_artifact(path) {
-        let artifact = Artifact::open_with(path, OpenOptions { verify_weights: false, threads: None })?;
-        let info = &artifact.manifest().info;
-        return Ok((info.target.name.clone(), info.choices.clone(), artifact.plan().clone()));
+/// What the compiler decided: from an artifact, or by compiling all but the weights.
+struct Decided {
+    target: String,
+    choices: Vec<Choice>,
+    plan: Plan,
+    graph: Graph,
+}
+
+impl Decided {
+    fn of(args: &Args) -> anyhow::Result<Decided> {
+        let path = args.model.path()?;
+        if open::is_artifact(path) {
+            let artifact = Artifact::open_with(path, OpenOptions { verify_weights: false, threads: None })?;
+            let info = artifact.manifest().info.clone();
+            let graph = parse(artifact.graph().unwrap_or_default()).context("the graph in the artifact")?;
+            return Ok(Decided {
+                target: info.target.name,
+                choices: info.choices,
+                plan: artifact.plan().clone(),
+                graph,
+            });
+        }
+        let options = args.compile.options()?;
+        let compiled = compile(&Model::open(path)?, &options, &mut |_| {})?;
+        let (choices, plan, graph) = (compiled.choices, compiled.plan, compiled.graph);
+        Ok(Decided { target: options.target.name, choices, plan, graph })
     }
-    let options = args.compile.options()?;
-    let compiled = compile(&Model::open(path)?, &options, &mut |_| {})?;
-    Ok((options.target.name, compiled.choices, compiled.plan))
+
+    /// Choices of a kind: name, choice, reason.
+    fn of_kind<'a>(&'a self, kind: &str) -> Vec<(&'a str, String, String)> {
+        let row = |c: &'a Choice| {
+            let name = c.what.strip_prefix(kind)?.strip_prefix(' ')?;
+            Some((name, plain(&c.choice), plain(&c.why)))
+        };
+        self.choices.iter().filter_map(row).collect()
+    }
+}
+
+/// One kernel of one program.
+#[derive(Default)]
+struct KernelRow {
+    calls: u32,
+    /// Calls by kind, `matmul blk.*.ffn_down`.
+    what: BTreeMap<String, u32>,
+    /// Types of the weights it reads.
+    types: BTreeMap<String, u32>,
+    /// Weight bytes that all its calls read, as the model file counts them.
+    bytes: u64,
+}
+
+fn bytes(w: &Weight, op: &str) -> u64 {
+    let elements: u64 = w.ty.shape.iter().map(|d| if let Dim::N(n) = d { *n } else { 1 }).product();
+    let rows = if let (Some(Dim::N(rows)), "embed") = (w.ty.shape.first(), op) { *rows } else { 1 };
+    let format = FormatSet::builtin().get(w.format());
+    format.map_or(0, |f| elements / f.block.max(1) as u64 * f.bytes as u64 / rows.max(1))
+}
+
+fn kernel_rows(plan: &Plan, graph: &Graph, program: &Program) -> Vec<(String, KernelRow)> {
+    // A call's label is made of op and name of its node.
+    let label = |n| format!("{} {}", graph.node(n).op.row().name, graph.node(n).name);
+    let nodes: HashMap<String, _> = graph.order().iter().map(|&n| (label(n).trim_end().to_string(), n)).collect();
+    let mut rows: BTreeMap<u32, KernelRow> = BTreeMap::new();
+    for call in &program.calls {
+        let row = rows.entry(call.kernel).or_default();
+        row.calls += 1;
+        *row.what.entry(profile::kind(&call.label)).or_default() += 1;
+        let op = call.label.split(' ').next().unwrap_or("");
+        for w in nodes.get(&call.label).into_iter().flat_map(|&n| graph.operands(n)).filter_map(|o| graph.weight_of(o))
+        {
+            *row.types.entry(w.ty.to_string()).or_default() += 1;
+            row.bytes += bytes(w, op);
+        }
+    }
+    let name = |i: u32| plan.kernels.get(i as usize).cloned().unwrap_or_default();
+    rows.into_iter().map(|(i, row)| (name(i), row)).collect()
 }
 
 fn plain(v: &Value) -> String {
@@ -53,65 +121,82 @@ fn plain(v: &Value) -> String {
     }
 }
 
-pub fn run(args: Args) -> anyhow::Result<()> {
-    let (target, choices, plan) = choices(&args)?;
-    let threads = args.threads.map_or_else(system::cores, usize::from);
-    let bytes = plan.model.bytes_per_token;
-    let rate = bandwidth::measure(threads, bytes.clamp(1 << 20, MOST) as usize);
-    let floor = bytes as f64 / rate.median;
-    // How often one token's program calls each kernel.
-    let mut calls = vec![0u32; plan.kernels.len()];
-    for program in &plan.programs {
-        for call in &program.calls {
-            if let Some(n) = calls.get_mut(call.kernel as usize) {
-                *n += 1;
-            }
-        }
-    }
-    let mut out = std::io::stdout().lock();
-    if args.json {
-        let kernels: serde_json::Map<_, _> = plan.kernels.iter().cloned().zip(calls.into_iter().map(Value::from)).collect();
-        let object = json!({
-            "target": target, "choices": choices, "calls": kernels, "bytes_per_token": bytes,
-            "macs_per_token": plan.model.macs_per_token, "bandwidth": rate.median, "bandwidth_mad": rate.mad,
-            "threads": threads, "floor_ms": floor * 1e3, "ceiling_tps": 1.0 / floor,
-        });
-        writeln!(out, "{object}")?;
-        return Ok(());
-    }
-    let mut text = format!("{} ({}) for {target}\n\n", plan.model.name, plan.model.arch);
-    let of = |kind: &'static str| {
-        choices.iter().filter_map(move |c| Some((c.what.strip_prefix(kind)?.strip_prefix(' ')?, plain(&c.choice), plain(&c.why))))
-    };
-    for c in choices.iter().filter(|c| !c.what.contains(' ')) {
+fn text(d: &Decided, rate: &Bandwidth, args: &Args) -> String {
+    let plan = &d.plan;
+    let mut text = format!("{} ({}) for {}\n\n", plan.model.name, plan.model.arch, d.target);
+    for c in d.choices.iter().filter(|c| !c.what.contains(' ')) {
         let _ = writeln!(text, "{}: {} - {}", c.what, plain(&c.choice), plain(&c.why));
     }
     text += "\npasses (rewrites)\n";
-    for (name, rewrites, why) in of("pass") {
-        let _ = writeln!(text, "  {name:<22} {rewrites:>5}  {why}");
+    for (name, rewrites, why) in d.of_kind("pass") {
+        let _ = writeln!(text, "  {name:<20} {rewrites:>5}  {why}");
     }
-    text += "\nkernels (calls in all programs)\n";
-    for (name, params, why) in of("kernel") {
-        let n = plan.kernels.iter().position(|k| k == name).map_or(0, |i| calls[i]);
-        let _ = writeln!(text, "  {name:<22} {n:>5}  {params}\n{:30} {why}", "");
+    let params: HashMap<&str, (String, String)> =
+        d.of_kind("kernel").into_iter().map(|(n, p, w)| (n, (p, w))).collect();
+    for program in &plan.programs {
+        let _ = writeln!(text, "\nkernels of the program for up to {} token(s)", program.max_tokens);
+        for (name, row) in kernel_rows(plan, &d.graph, program) {
+            let what = row.what.keys().cloned().collect::<Vec<_>>().join(", ");
+            let types = row.types.keys().cloned().collect::<Vec<_>>().join(", ");
+            let _ =
+                writeln!(text, "  {name:<16} {:>3} calls {:>9}  {what}  {types}", row.calls, system::human(row.bytes));
+            if let Some((params, why)) = params.get(name.as_str()) {
+                // What follows the colon repeats the shapes in the schedule's own words.
+                let why = why.split(": ").next().unwrap_or("");
+                let _ = writeln!(text, "  {:37} {params} - {why}", "");
+            }
+        }
     }
     if args.weights {
         text += "\nweights\n";
-        for (name, format, why) in of("weight") {
+        for (name, format, why) in d.of_kind("weight") {
             let _ = writeln!(text, "  {name:<32} {format}; {why}");
         }
     }
+    let floor = plan.model.bytes_per_token as f64 / rate.best;
     let _ = writeln!(
         text,
-        "\na token reads {} of weights and multiplies {:.1} M times\n\
-         this machine reads {:.1} GB/s (+- {:.1}) with {threads} thread(s)\n\
+        "\na token reads {} of packed weights and multiplies {:.1} M times\n\
+         this machine reads that many bytes at {:.1} GB/s with {} thread(s) (median {:.1}, spread {:.1})\n\
          so a token takes at least {:.2} ms: at most {:.1} tok/s",
-        system::human(bytes),
+        system::human(plan.model.bytes_per_token),
         plan.model.macs_per_token as f64 / 1e6,
+        rate.best / 1e9,
+        rate.threads,
         rate.median / 1e9,
         rate.mad / 1e9,
         floor * 1e3,
         1.0 / floor
     );
-    Ok(out.write_all(text.as_bytes())?)
+    text
+}
+
+fn object(d: &Decided, rate: &Bandwidth) -> Value {
+    let plan = &d.plan;
+    let programs = plan.programs.iter().map(|p| {
+        let rows = kernel_rows(plan, &d.graph, p).into_iter().map(|(name, r)| {
+            json!({ "kernel": name, "calls": r.calls, "what": r.what, "weights": r.types, "weight_bytes": r.bytes })
+        });
+        json!({ "max_tokens": p.max_tokens, "kernels": rows.collect::<Vec<_>>() })
+    });
+    json!({
+        "target": d.target, "choices": d.choices, "programs": programs.collect::<Vec<_>>(),
+        "bytes_per_token": plan.model.bytes_per_token, "macs_per_token": plan.model.macs_per_token,
+        "bandwidth": rate.best, "bandwidth_median": rate.median, "bandwidth_mad": rate.mad, "threads": rate.threads,
+        "floor_ms": plan.model.bytes_per_token as f64 / rate.best * 1e3,
+        "ceiling_tps": rate.best / plan.model.bytes_per_token as f64,
+    })
+}
+
+pub fn run(args: Args) -> anyhow::Result<()> {
+    let decided = Decided::of(&args)?;
+    let threads = args.threads.map_or_else(system::cores, usize::from);
+    let rate = bandwidth::measure(threads, decided.plan.model.bytes_per_token.clamp(1 << 20, MOST) as usize);
+    let mut out = std::io::stdout().lock();
+    if args.json {
+        writeln!(out, "{}", object(&decided, &rate))?;
+    } else {
+        out.write_all(text(&decided, &rate, &args).as_bytes())?;
+    }
+    Ok(())
 }

@@ -79,10 +79,14 @@ fn print_plan(plan: &Plan, json: bool) -> anyhow::Result<()> {
     let mut text = String::new();
     for p in &plan.programs {
         let (tokens, calls, arena) = (p.max_tokens, p.calls.len(), human(p.arena_bytes));
-        text += &format!("program for up to {tokens} token(s): {calls} calls, head from {}, arena {arena}\n", p.head_start);
+        text +=
+            &format!("program for up to {tokens} token(s): {calls} calls, head from {}, arena {arena}\n", p.head_start);
         for (i, c) in p.calls.iter().enumerate() {
             let kernel = plan.kernels.get(c.kernel as usize).map_or("?", String::as_str);
-            text += &format!("  {i:>4} {kernel:<24} {:>5} chunks  {:<36} {:?} {:?}\n", c.chunks, c.label, c.args, c.scalars);
+            text += &format!(
+                "  {i:>4} {kernel:<24} {:>5} chunks  {:<36} {:?} {:?}\n",
+                c.chunks, c.label, c.args, c.scalars
+            );
         }
     }
     out(text)
@@ -92,7 +96,9 @@ fn print_plan(plan: &Plan, json: bool) -> anyhow::Result<()> {
 
 fn artifact(path: &Path, args: &Args) -> anyhow::Result<()> {
     if args.kernels || args.dump_ir.is_some() || args.emit.is_some() {
-        return Err(usage("an artifact holds machine code and no kernel IR or passes; give the model it was built from"));
+        return Err(usage(
+            "an artifact holds machine code and no kernel IR or passes; give the model it was built from",
+        ));
     }
     let artifact = Artifact::open_with(path, OpenOptions { verify_weights: true, threads: None })?;
     let (manifest, plan) = (artifact.manifest(), artifact.plan());
@@ -108,7 +114,10 @@ fn artifact(path: &Path, args: &Args) -> anyhow::Result<()> {
             return out(serde_json::to_string(&rows)?);
         }
         let text = |v: &Value| v.as_str().map_or_else(|| v.to_string(), str::to_string);
-        return out(rows.iter().map(|c| format!("{:<40} {}; {}\n", c.what, text(&c.choice), text(&c.why))).collect::<String>());
+        return out(rows
+            .iter()
+            .map(|c| format!("{:<40} {}; {}\n", c.what, text(&c.choice), text(&c.why)))
+            .collect::<String>());
     }
     let kv: u64 = plan.kv.iter().map(|l| u64::from(l.heads) * u64::from(l.head_dim) * 4).sum();
     if args.json {
@@ -123,16 +132,32 @@ fn artifact(path: &Path, args: &Args) -> anyhow::Result<()> {
     }
     let m = &plan.model;
     let mut text = format!("artifact      {}\n", path.display());
-    text += &format!("made by       {} (format {}), digest {}\n", manifest.info.compiler, manifest.schema, &manifest.digest[..16]);
+    text += &format!(
+        "made by       {} (format {}), digest {}\n",
+        manifest.info.compiler,
+        manifest.schema,
+        &manifest.digest[..16]
+    );
     for f in &manifest.info.model.files {
         text += &format!("from          {} ({}), {}\n", f.name, human(f.bytes), f.fingerprint);
     }
     text += &format!("target        {}: {}\n", manifest.info.target.name, manifest.info.target.features.join(" "));
-    text += &format!("model         {} ({}), {:.1} M parameters, vocabulary {}\n", m.name, m.arch, m.parameters as f64 / 1e6, m.vocab);
+    text += &format!(
+        "model         {} ({}), {:.1} M parameters, vocabulary {}\n",
+        m.name,
+        m.arch,
+        m.parameters as f64 / 1e6,
+        m.vocab
+    );
     text += &format!("context       {}; {} of KV cache a token\n", m.n_ctx, human(kv));
     text += &format!("a token reads {} of weights\n", human(m.bytes_per_token));
     for p in &plan.programs {
-        text += &format!("program       up to {} token(s): {} calls, arena {}\n", p.max_tokens, p.calls.len(), human(p.arena_bytes));
+        text += &format!(
+            "program       up to {} token(s): {} calls, arena {}\n",
+            p.max_tokens,
+            p.calls.len(),
+            human(p.arena_bytes)
+        );
     }
     text += &format!("kernels       {}\n", plan.kernels.len());
     text += &format!("chat template {}\n", if artifact.chat_template().is_some() { "yes" } else { "no" });
@@ -204,10 +229,15 @@ fn summary(path: &Path, weights: WeightFile, json: bool) -> anyhow::Result<()> {
     let mut rows = vec![];
     let mut text = format!("model         {}\n", path.display());
     for (name, (n, elements, bytes)) in formats {
-        text += &format!("format        {name:<8} {n:>4} tensors  {:>8.1} M elements  {:>10}\n", elements as f64 / 1e6, human(bytes));
+        text += &format!(
+            "format        {name:<8} {n:>4} tensors  {:>8.1} M elements  {:>10}\n",
+            elements as f64 / 1e6,
+            human(bytes)
+        );
         rows.push(json!({ "format": name, "tensors": n, "elements": elements, "bytes": bytes }));
     }
-    let described = Model::from_weights(weights, ArchSet::builtin()).map_err(anyhow::Error::from).and_then(|m| describe(&m));
+    let described =
+        Model::from_weights(weights, ArchSet::builtin()).map_err(anyhow::Error::from).and_then(|m| describe(&m));
     let (lines, mut object) = match &described {
         Ok((lines, object)) => (lines.clone(), object.clone()),
         Err(e) => (format!("compiles      no: {e:#}\n"), json!({ "compiles": false, "why": format!("{e:#}") })),

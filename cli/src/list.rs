@@ -75,7 +75,8 @@ fn table(rows: &[Value]) -> String {
     let keys: Vec<&String> = first.keys().collect();
     let mut lines: Vec<Vec<String>> = vec![keys.iter().map(|k| k.replace('_', " ")).collect()];
     lines.extend(rows.iter().map(|r| keys.iter().map(|k| plain(&r[k.as_str()])).collect()));
-    let widths: Vec<usize> = (0..keys.len()).map(|i| lines.iter().map(|l| l[i].chars().count()).max().unwrap_or(0)).collect();
+    let widths: Vec<usize> =
+        (0..keys.len()).map(|i| lines.iter().map(|l| l[i].chars().count()).max().unwrap_or(0)).collect();
     let line = |l: &Vec<String>| {
         let cells = l.iter().zip(&widths).map(|(cell, &w)| format!("{cell:<w$}"));
         format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
@@ -86,6 +87,10 @@ fn table(rows: &[Value]) -> String {
 pub fn run(args: Args) -> anyhow::Result<()> {
     let rows = rows(args.what);
     let mut out = std::io::stdout().lock();
-    if args.json { writeln!(out, "{}", Value::Array(rows))? } else { out.write_all(table(&rows).as_bytes())? }
+    if args.json {
+        writeln!(out, "{}", Value::Array(rows))?
+    } else {
+        out.write_all(table(&rows).as_bytes())?
+    }
     Ok(())
 }

@@ -67,7 +67,12 @@ impl Engine {
     }
 
     /// Runs `tokens` from the start and gives the logits after each of them from index `from` on.
-    pub fn eval_from(&mut self, tokens: &[u32], from: usize, mut each: impl FnMut(usize, &[f32])) -> anyhow::Result<()> {
+    pub fn eval_from(
+        &mut self,
+        tokens: &[u32],
+        from: usize,
+        mut each: impl FnMut(usize, &[f32]),
+    ) -> anyhow::Result<()> {
         self.reset();
         match self {
             Engine::Compiled(s) => {

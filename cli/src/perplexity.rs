@@ -55,7 +55,10 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         ids = tokens(text, &input)?;
         if ids.len() < 2 * c {
             let n = ids.len();
-            return Err(usage(format!("the text has {n} tokens and chunks of {c} need at least {}; give more or a smaller -c", 2 * c)));
+            return Err(usage(format!(
+                "the text has {n} tokens and chunks of {c} need at least {}; give more or a smaller -c",
+                2 * c
+            )));
         }
         Ok(size)
     })?;

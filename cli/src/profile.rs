@@ -1,10 +1,10 @@
-//! A table of where the time of a session went.
+//! A table of where the time of a session went, and the names under which calls of different layers are one.
 
 use std::collections::BTreeMap;
 use tilewright_runtime::session::CallTime;
 
 /// `matmul blk.3.attn_q` → `matmul blk.*.attn_q`: the same call of all layers.
-fn kind(label: &str) -> String {
+pub fn kind(label: &str) -> String {
     label
         .split(' ')
         .map(|word| {
@@ -38,7 +38,11 @@ pub fn print(times: &[CallTime]) {
         let mut kinds: Vec<_> = kinds.into_iter().collect();
         kinds.sort_by(|a, b| b.1.1.total_cmp(&a.1.1));
         for (kind, (calls, us)) in kinds {
-            eprintln!("    {:>5.1} %  {us:>10.1} us  {calls:>4} x {:>8.1}  {kind}", us / total * 100.0, us / calls as f64);
+            eprintln!(
+                "    {:>5.1} %  {us:>10.1} us  {calls:>4} x {:>8.1}  {kind}",
+                us / total * 100.0,
+                us / calls as f64
+            );
         }
     }
 }

@@ -7,6 +7,7 @@ use crate::open::{self, Text};
 use crate::system;
 use serde_json::json;
 use std::io::Write;
+use std::time::Instant;
 use tilewright_runtime::sampler::Sampler;
 
 #[derive(clap::Args)]
@@ -30,15 +31,19 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> anyhow::Result<()> {
+    let start = Instant::now();
     let prompt = args.text.read()?;
     let mut sampler = Sampler::new(args.sample.params())?;
     let artifact = open::artifact(&args.model, &args.compile)?;
     let text = Text::of_artifact(&artifact)?;
     let prompt_ids = text.encode(&prompt)?;
     if prompt_ids.is_empty() {
-        return Err(usage("the text is empty and the model has no beginning-of-text token; give at least one character"));
+        return Err(usage(
+            "the text is empty and the model has no beginning-of-text token; give at least one character",
+        ));
     }
     let mut session = open::session(&artifact, &args.session)?;
+    let load_ms = start.elapsed().as_secs_f64() * 1e3;
     let limit = usize::try_from(args.predict).ok();
     let mut stdout = std::io::stdout().lock();
     let got = generate(&mut session, &text, &mut sampler, &[], &prompt_ids, limit, &mut |piece| {
@@ -54,6 +59,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         let object = json!({
             "text": got.text, "ids": got.ids, "prompt_ids": prompt_ids, "stop": got.stop.word(),
             "prefill_tps": got.prefill_tps, "decode_tps": got.decode_tps, "ttft_ms": got.ttft_ms,
+            "load_ms": load_ms,
             "seed": seed, "n_threads": session.threads(), "n_ctx": session.capacity(), "peak_rss_bytes": peak,
         });
         writeln!(stdout, "{object}")?;

@@ -34,6 +34,9 @@ pub struct BuildOptions {
     pub off: BTreeSet<String>,
     /// Most tokens of a prefill step.
     pub prefill_tokens: u32,
+    /// Longest context to run; `None` for the model's. A few models turn their rotary tables differently when compiled
+    /// for long contexts.
+    pub ctx: Option<u32>,
     /// Passes after which the graph is dumped: `all`, or `after:<pass>`.
     pub dump: Option<String>,
 }
@@ -46,14 +49,15 @@ impl BuildOptions {
             activations: Activations::Q8,
             off: BTreeSet::new(),
             prefill_tokens: 64,
+            ctx: None,
             dump: None,
         })
     }
 
     /// Text of everything that changes the result, for cache keys.
     pub fn key(&self) -> String {
-        let BuildOptions { target, activations, off, prefill_tokens, dump: _ } = self;
-        format!("{} {activations:?} off{off:?} prefill{prefill_tokens}", target.name)
+        let BuildOptions { target, activations, off, prefill_tokens, ctx, dump: _ } = self;
+        format!("{} {activations:?} off{off:?} prefill{prefill_tokens} ctx{ctx:?}", target.name)
     }
 }
 
@@ -136,7 +140,8 @@ impl KernelTable {
 /// Runs every stage but the packing of weights.
 pub fn compile(model: &Model, options: &BuildOptions, progress: &mut dyn FnMut(Progress<'_>)) -> Result<Compiled, DriverError> {
     progress(Progress::Stage("graph"));
-    let mut graph = model.graph()?;
+    let ctx = options.ctx.map_or(model.hyper().n_ctx, |ctx| model.hyper().n_ctx.min(ctx.into()));
+    let mut graph = model.graph_for(ctx)?;
     progress(Progress::Stage("passes"));
     let cx = PassContext { activations: options.activations, takes_q8: &takes_q8 };
     let manager = PassManager { off: options.off.clone(), dump: options.dump.clone(), verify: true, context: cx };
@@ -179,8 +184,9 @@ pub fn compile(model: &Model, options: &BuildOptions, progress: &mut dyn FnMut(P
         model: ModelFacts {
             name: model.name().to_string(),
             arch: model.arch().name().to_string(),
-            vocab: facts.vocab as u32,
-            n_ctx: facts.n_ctx as u32,
+            // Too many for 32 bits are too many for the rules of plans.
+            vocab: u32::try_from(facts.vocab).unwrap_or(u32::MAX),
+            n_ctx: u32::try_from(ctx).unwrap_or(u32::MAX),
             parameters: facts.parameters,
             file_bytes: facts.file_bytes,
             bytes_per_token: per_token,
@@ -192,6 +198,7 @@ pub fn compile(model: &Model, options: &BuildOptions, progress: &mut dyn FnMut(P
         programs,
         weights_bytes: weights.bytes,
     };
+    plan.validate(|name| table.names.iter().any(|n| n == name))?;
     Ok(Compiled { graph, passes, plan, kernels: table.kernels, object, weights, choices })
 }
 

@@ -37,6 +37,9 @@ pub enum DriverError {
         /// Rules broken.
         message: String,
     },
+    /// The runtime would refuse the plan: a size in the model is beyond what it runs.
+    #[error("the model cannot be compiled: {0}")]
+    Plan(#[from] tilewright_runtime::artifact::PlanError),
     /// The artifact cannot be written or read.
     #[error(transparent)]
     Artifact(#[from] tilewright_runtime::error::ArtifactError),

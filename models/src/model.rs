@@ -256,7 +256,10 @@ fn block_format<'a>(weights: &'a WeightFile, tensor: &str) -> Result<&'a BlockFo
     let info = weights.tensor(tensor).ok_or_else(|| wrong("is missing".into()))?;
     match info.format.block() {
         Some(f) => Ok(f),
-        None => Err(wrong(format!("is stored as {}, which no declared format decodes; add a format file, or take the model in another type", info.format.name()))),
+        None => Err(wrong(format!(
+            "is stored as {}, which no declared format decodes; add a format file, or take the model in another type",
+            info.format.name()
+        ))),
     }
 }
 

@@ -187,3 +187,7 @@ impl WeightFile {
         data.ok_or_else(|| Error::NoTensor { path: self.path().to_owned(), name: name.to_owned() })
     }
 }
+
+#[cfg(test)]
+#[path = "weights_tests.rs"]
+mod tests;

@@ -1,10 +1,13 @@
 //! Writes equal things equally, so that the passes after it match one form.
 //!
 //! ```text
-//! %a = scale %x {by = 1.0}               %c = slice %x {start = 40, len = 8}
-//! %b = slice %a {start = 32, len = 16}   %d = act %c
-//! %c = slice %b {start = 8, len = 8}  =>
+//! %a = scale %x {by = 1.0}
+//! %b = slice %a {start = 32, len = 16}
+//! %c = slice %b {start = 8, len = 8}
 //! %d = act %c {fn = silu}
+//! =>
+//! %c = slice %x {len = 8, start = 40}
+//! %d = act %c
 //! ```
 //!
 //! Scaling by 1 and slices of a whole value go, a slice of a slice becomes one, sums and products name the earlier operand

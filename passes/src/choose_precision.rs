@@ -1,9 +1,14 @@
 //! Rounds activations to int8 blocks in front of the products that can use them. Not a fusion: it changes numerics.
 //!
 //! ```text
-//! %q = matmul %x, @wq : q4_1[96, 96]    %xq = quantize %x
-//! %k = matmul %x, @wk : q4_1[48, 96] => %q  = matmul %xq, @wq : q4_1[96, 96]
-//!                                       %k  = matmul %xq, @wk : q4_1[48, 96]
+//! weight @wq : @q4_1[96, 96]
+//! weight @wk : @q4_1[48, 96]
+//! %q = matmul %x, @wq
+//! %k = matmul %x, @wk
+//! =>
+//! %0 = quantize %x
+//! %q = matmul %0, @wq
+//! %k = matmul %0, @wk
 //! ```
 //!
 //! Applies with int8 activations, where every weight's format has kernels that take them and rows divide into blocks. One
@@ -12,7 +17,7 @@
 
 use crate::manager::{Activations, Pass, PassContext};
 use crate::rewrite::{rebuild, roles};
-use tilewright_ir::graph::{Elem, Graph, GraphError, NodeId, OpKind, Q8_BLOCK, attrs};
+use tilewright_ir::graph::{Elem, Graph, GraphError, NodeId, OpKind, Q8_UNIT, attrs};
 
 /// See the module.
 pub struct ChoosePrecision;
@@ -58,7 +63,7 @@ fn wants_q8(g: &Graph, id: NodeId, ctx: &PassContext) -> Option<NodeId> {
     let takes = |role: &&str| {
         g.operand(id, role).and_then(|w| g.weight_of(w)).is_some_and(|w| (ctx.takes_q8)(w.format()))
     };
-    let fits = g.ty(x).elem == Elem::F32 && g.ty(x).width().is_some_and(|n| n.is_multiple_of(Q8_BLOCK));
+    let fits = g.ty(x).elem == Elem::F32 && g.ty(x).width().is_some_and(|n| n.is_multiple_of(Q8_UNIT));
     (fits && weights.iter().all(takes)).then_some(x)
 }
 

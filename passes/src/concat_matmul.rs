@@ -1,9 +1,15 @@
 //! Products of one value become one product with the weights stacked, read apart by `slice`s, which cost nothing.
 //!
 //! ```text
-//! %q = matmul %x, @wq : q4_1[96, 96]    %m = matmul %x, @wq+wk : q4_1[144, 96]
-//! %k = matmul %x, @wk : q4_1[48, 96] => %q = slice %m {start = 0, len = 96}
-//!                                       %k = slice %m {start = 96, len = 48}
+//! weight @wq : @q4_1[96, 96]
+//! weight @wk : @q4_1[48, 96]
+//! %q = matmul %x, @wq
+//! %k = matmul %x, @wk
+//! =>
+//! weight "wq+wk" : @q4_1[144, 96] = rows 0+96 of @wq, rows 0+48 of @wk
+//! %0 = matmul %x, "wq+wk"
+//! %q = slice %0 {len = 96, start = 0}
+//! %k = slice %0 {len = 48, start = 96}
 //! ```
 //!
 //! The weights have one format and no other user, either all products have a bias or none has, and none has a residual.

@@ -1,9 +1,12 @@
 //! Computes equal things once.
 //!
 //! ```text
-//! %a = rms_norm %x, @g {eps = 1e-5}    %a = rms_norm %x, @g {eps = 1e-5}
-//! %b = rms_norm %x, @g {eps = 1e-5} => %c = mul %a, %a
+//! %a = rms_norm %x, @g {eps = 1e-5}
+//! %b = rms_norm %x, @g {eps = 1e-5}
 //! %c = mul %a, %b
+//! =>
+//! %a = rms_norm %x, @g {eps = 1e-5}
+//! %c = mul %a, %a
 //! ```
 //!
 //! Equal means the same op, operands and attributes. Never `kv_write`, which has an effect.

@@ -1,9 +1,14 @@
 //! Drops what nobody uses.
 //!
 //! ```text
-//! %a = act %x                          %c = kv_write %kv.0, %k, %v, %pos
-//! %c = kv_write %kv.0, %k, %v, %pos => return %x
-//! return %x
+//! %a = act %x
+//! %c = kv_write %kv.0, %k, %v, %pos
+//! %y = act %v
+//! return %y
+//! =>
+//! %c = kv_write %kv.0, %k, %v, %pos
+//! %y = act %v
+//! return %y
 //! ```
 //!
 //! `kv_write` is always used: the cache outlives the graph. Inputs stay, as callers give them by name.

@@ -1,8 +1,10 @@
 //! Adds a bias inside the product.
 //!
 //! ```text
-//! %m = matmul %x, @w    => %a = matmul %x, @w, @b {bias}
+//! %m = matmul %x, @w
 //! %a = add %m, @b
+//! =>
+//! %m = matmul %x, @w, @b {bias}
 //! ```
 //!
 //! The product must have no other user, and neither a bias nor a residual yet.

@@ -1,10 +1,12 @@
 //! Gate and up products, activation and their product in one step, so that neither intermediate is stored.
 //!
 //! ```text
-//! %g = matmul %x, @gate    => %m = glu %x, @gate, @up {fn = silu}
+//! %g = matmul %x, @gate
 //! %a = act %g {fn = silu}
 //! %u = matmul %x, @up
 //! %m = mul %a, %u
+//! =>
+//! %g = glu %x, @gate, @up
 //! ```
 //!
 //! Either operand of `mul` may be the gate. Each intermediate has no other user, and neither product has a bias or a

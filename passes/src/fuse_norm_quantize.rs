@@ -1,8 +1,12 @@
 //! Norms and rounds a row in one step.
 //!
 //! ```text
-//! %n = rms_norm %x, @g {eps = 1e-5} => %r = quantize %x, @g {gamma, eps = 1e-5}
+//! %n = rms_norm %x, @g {eps = 1e-5}
 //! %r = quantize %n
+//! %y = matmul %r, @w
+//! =>
+//! %r = quantize %x, @g {eps = 1e-5, gamma}
+//! %y = matmul %r, @w
 //! ```
 //!
 //! The norm has no other user and covers the whole row; per-head norms are `fuse-qk-norm`'s.

@@ -1,9 +1,13 @@
 //! Norms heads where they are used: k as it is written to the cache, q inside attention.
 //!
 //! ```text
-//! %n = rms_norm %q, @g {eps = 1e-6}            => %y = attention %q, %kv, %pos, %c, @g
-//! %y = attention %n, %kv, %pos, %c                      {angles, q_norm, heads = 4, scale = 0.25, eps = 1e-6}
-//!        {angles, heads = 4, scale = 0.25}
+//! %m = rms_norm %k, @g {eps = 1e-6}
+//! %kv = kv_write %kv.0, %m, %v, %pos
+//! %n = rms_norm %q, @g {eps = 1e-6}
+//! %y = attention %n, %kv, %pos, %c {angles, heads = 4, scale = 0.25}
+//! =>
+//! %kv = kv_write %kv.0, %k, %v, %pos, @g {eps = 1e-6, k_norm}
+//! %y = attention %q, %kv, %pos, %c, @g {angles, eps = 1e-6, heads = 4, q_norm, scale = 0.25}
 //! ```
 //!
 //! The norm has no other user and its gamma is one head long. The reader norms before it rotates, so a norm below a

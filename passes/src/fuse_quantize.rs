@@ -1,8 +1,12 @@
 //! Rounds the result of attention or of a GLU as it is stored.
 //!
 //! ```text
-//! %m = glu %x, @gate, @up {fn = silu} => %m = glu %x, @gate, @up {fn = silu, quantize}
+//! %m = glu %x, @gate, @up {fn = gelu_tanh}
 //! %r = quantize %m
+//! %y = matmul %r, @down
+//! =>
+//! %m = glu %x, @gate, @up {fn = gelu_tanh, quantize}
+//! %y = matmul %m, @down
 //! ```
 //!
 //! The unrounded value has no other user, and what one call of the kernel makes is whole blocks: a head, or rows of the
@@ -10,7 +14,7 @@
 
 use crate::manager::{Pass, PassContext};
 use crate::rewrite::{all, rebuild, roles, used_once};
-use tilewright_ir::graph::{Attr, Graph, GraphError, NodeId, OpKind, Q8_BLOCK};
+use tilewright_ir::graph::{Attr, Graph, GraphError, NodeId, OpKind, Q8_UNIT};
 
 /// See the module.
 pub struct FuseQuantize;
@@ -50,5 +54,5 @@ fn blocks(g: &Graph, id: NodeId) -> bool {
         OpKind::Glu => g.ty(id).width(),
         _ => None,
     };
-    unit.is_some_and(|n| n.is_multiple_of(Q8_BLOCK))
+    unit.is_some_and(|n| n.is_multiple_of(Q8_UNIT))
 }

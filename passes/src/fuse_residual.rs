@@ -1,8 +1,10 @@
 //! Adds the residual stream inside the product.
 //!
 //! ```text
-//! %m = matmul %x, @w => %a = matmul %x, @w, %r {residual}
+//! %m = matmul %x, @w
 //! %a = add %r, %m
+//! =>
+//! %m = matmul %x, @w, %r {residual}
 //! ```
 //!
 //! The product has no other user and no residual yet. The fused node stands where the sum stood, so the residual comes

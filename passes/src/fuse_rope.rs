@@ -1,8 +1,13 @@
 //! Rotates heads where they are used: k as it is written to the cache, q inside attention.
 //!
 //! ```text
-//! %kr = rope %k, %c {heads = 2}          => %kv = kv_write %kv.0, %k, %v, %pos, %c {angles}
+//! %kr = rope %k, %c {heads = 2}
 //! %kv = kv_write %kv.0, %kr, %v, %pos
+//! %qr = rope %q, %c {heads = 4, style = interleaved}
+//! %y = attention %qr, %kv, %pos {heads = 4, scale = 0.25}
+//! =>
+//! %kv = kv_write %kv.0, %k, %v, %pos, %c {angles}
+//! %y = attention %q, %kv, %pos, %c {angles, heads = 4, scale = 0.25, style = interleaved}
 //! ```
 //!
 //! The rotated value has no other user, and its heads are those of the reader. A reader that already norms its heads is

@@ -7,12 +7,13 @@
 //! let logits = e2e::logits(&mut built.session(2).unwrap(), &golden.ids).unwrap();
 //! ```
 
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, OnceLock};
 
 use anyhow::Result;
 use tempfile::TempDir;
-use tilewright_driver::{BuildOptions, build};
+use tilewright_driver::{BuildOptions, BuildReport, build};
 use tilewright_models::model::Model;
 use tilewright_runtime::artifact::Artifact;
 use tilewright_runtime::session::{Logits, Session, SessionOptions};
@@ -28,6 +29,8 @@ pub struct Built {
     pub model: Model,
     /// The artifact.
     pub artifact: Arc<Artifact>,
+    /// What building did.
+    pub report: BuildReport,
 }
 
 impl Built {
@@ -63,9 +66,9 @@ pub fn hf(golden: &Golden, style: HfStyle, options: &BuildOptions) -> Result<Bui
 fn built(dir: TempDir, file: &Path, options: &BuildOptions) -> Result<Built> {
     let model = Model::open(file)?;
     let out = dir.path().join("model.tw");
-    build(&model, &out, options, &mut |_| {})?;
+    let report = build(&model, &out, options, &mut |_| {})?;
     let artifact = Arc::new(Artifact::open(&out)?);
-    Ok(Built { dir, model, artifact })
+    Ok(Built { dir, model, artifact, report })
 }
 
 /// Logits of every position, all tokens at once.
@@ -91,4 +94,19 @@ pub fn distance(a: &[f32], b: &[f32]) -> f32 {
     }
     let most = b.iter().fold(1e-6f32, |m, x| m.max(x.abs()));
     a.iter().zip(b).fold(0f32, |d, (x, y)| d.max((x - y).abs())) / most
+}
+
+/// The command-line program, built on the first call: it is a binary of another crate.
+pub fn program() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let args = ["build", "--release", "--quiet", "-p", "tilewright-cli", "--message-format=json"];
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
+        let out = Command::new(cargo).args(args).current_dir(root).output().expect("cargo");
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        let messages = String::from_utf8(out.stdout).expect("UTF-8");
+        let executable = |line| Some(serde_json::from_str::<serde_json::Value>(line).ok()?["executable"].as_str()?.into());
+        messages.lines().find_map(executable).expect("an executable")
+    })
 }

@@ -104,7 +104,7 @@ impl Case {
 
 fn directive((index, line): (usize, &str)) -> Option<Directive> {
     let (key, value) = line.trim_start().strip_prefix("// ")?.split_once(':')?;
-    let is_key = !key.is_empty() && key.bytes().all(|c| c.is_ascii_lowercase() || c == b'-');
+    let is_key = !key.is_empty() && key.bytes().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-');
     is_key.then(|| Directive { line: index + 1, key: key.to_string(), value: value.trim().to_string() })
 }
 

@@ -112,7 +112,8 @@ fn encoded_rows_are_the_files_or_f32() {
     golden.write_hf(&dir.path().join("hf"), HfStyle::Classic, Quant::F32).unwrap();
     let model = Model::open(dir.path().join("hf")).unwrap();
     let norm = model.reading().weights().find(|w| w.name == "output_norm").unwrap();
-    let want: Vec<u8> = golden.values("model.norm.weight").unwrap().iter().flat_map(|v| (v + 1.0).to_le_bytes()).collect();
+    let want: Vec<u8> =
+        golden.values("model.norm.weight").unwrap().iter().flat_map(|v| (v + 1.0).to_le_bytes()).collect();
     assert_eq!(model.weight_bytes(norm).unwrap().concat(), want);
 }
 
@@ -129,14 +130,14 @@ fn tokenizers_come_along() {
     }
 }
 
-/// Any byte of the header wrong: an error, or a model whose graph is well-formed; never a panic.
+/// A sample of the bytes made wrong, every third of the first 2000 and few of the rest: an error, or a model whose graph is well-formed; never a panic.
 #[test]
 fn damaged_headers() {
     for name in ["llama3_rope", "gemma3", "phi3_longrope"] {
         let golden = Golden::load(name).unwrap();
         let bytes = golden.gguf(Quant::Q8_0).unwrap().encode();
         // Without the tokenizer, whose own tests do this.
-        let header: Vec<usize> = (24..bytes.len()).filter(|&n| n < 2000 || n % 89 == 0).collect();
+        let header: Vec<usize> = (24..bytes.len()).filter(|&n| n < 2000 && n % 3 == 0 || n % 97 == 0).collect();
         let (mut opened, mut refused) = (0, 0);
         for (n, at) in header.into_iter().enumerate() {
             let mut bytes = bytes.clone();
@@ -154,6 +155,6 @@ fn damaged_headers() {
                 }
             }
         }
-        assert!(opened > 100 && refused > 100, "{name}: {opened} opened, {refused} refused");
+        assert!(opened > 20 && refused > 20, "{name}: {opened} opened, {refused} refused");
     }
 }

@@ -1,6 +1,6 @@
 //! Building and running a tiny model: the same bytes each time, and the same answer whichever way it is run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use tilewright_driver::{BuildOptions, build};
@@ -70,32 +70,40 @@ fn what_cannot_be_switched_off_is_named() {
     assert!(message.contains("nothing"), "{message}");
 }
 
-/// Switching a fusion off changes the order of some f32 sums, nothing else. Where activations are int8, a value near
-/// the middle between two codes may fall to the other side, which costs one code of one block.
+/// What rounding may cost in f32: another order of sums, and values of the KV cache that round to the next f16.
+const F32_LIMIT: f32 = 2e-4;
+
+/// With int8 activations a value near the middle between two codes may fall to the other side.
+const Q8_LIMIT: f32 = 2e-2;
+
 #[test]
 fn every_fusion_off_gives_the_same_to_rounding() {
     let mut switchable: Vec<&str> = PIPELINE.iter().filter(|r| r.switchable).map(|r| r.pass.name()).collect();
     assert!(switchable.len() >= 8, "{switchable:?}");
     switchable.push("all of them");
+    let mut used = BTreeSet::new();
     let mut worst: BTreeMap<(&str, &str), f32> = BTreeMap::new();
     for arch in ARCHS {
         let golden = Golden::load(arch).unwrap();
         let ids = &golden.ids[..golden.ids.len().min(12)];
         for (kind, activations, quant, limit) in
-            [("f32", Activations::F32, Quant::F32, 2e-5), ("int8", Activations::Q8, Quant::Q8_0, 2e-2)]
+            [("f32", Activations::F32, Quant::F32, F32_LIMIT), ("int8", Activations::Q8, Quant::Q8_0, Q8_LIMIT)]
         {
             let run = |options: &BuildOptions| {
                 let built = e2e::gguf(&golden, quant, options).unwrap();
                 let mut session = built.session(1).unwrap();
-                [logits(&mut session, ids).unwrap(), logits_stepwise(&mut session, ids).unwrap()]
+                let all = [logits(&mut session, ids).unwrap(), logits_stepwise(&mut session, ids).unwrap()];
+                (all, built.report.passes)
             };
-            let on = run(&with(activations));
+            let (on, report) = run(&with(activations));
+            used.extend(switchable.iter().filter(|p| report.rewrites(p) > 0));
             for pass in &switchable {
                 let off = match *pass {
                     "all of them" => switchable[..switchable.len() - 1].iter().map(|p| p.to_string()).collect(),
                     one => [one.to_string()].into(),
                 };
-                let off = run(&BuildOptions { off, ..with(activations) });
+                let (off, report) = run(&BuildOptions { off, ..with(activations) });
+                assert_eq!(report.rewrites(pass), 0, "{pass} ran");
                 for (what, a, b) in [("prefill", &off[0], &on[0]), ("decode", &off[1], &on[1])] {
                     let d = distance(a, b);
                     assert!(d <= limit, "{arch} {kind} without {pass}, {what}: {d:e} > {limit:e}");
@@ -105,6 +113,7 @@ fn every_fusion_off_gives_the_same_to_rounding() {
             }
         }
     }
+    assert_eq!(used.len() + 1, switchable.len(), "some were never put to the test; used: {used:?}");
     for ((kind, pass), d) in worst {
         eprintln!("{kind} without {pass}: {d:.1e}");
     }
@@ -131,7 +140,7 @@ fn threads_do_not_change_a_bit() {
 fn chunks_agree_with_single_tokens() {
     for arch in ARCHS {
         let golden = Golden::load(arch).unwrap();
-        for (activations, quant, limit) in [(Activations::F32, Quant::F32, 2e-5), (Activations::Q8, Quant::Q8_0, 2e-2)] {
+        for (activations, quant, limit) in [(Activations::F32, Quant::F32, F32_LIMIT), (Activations::Q8, Quant::Q8_0, Q8_LIMIT)] {
             let narrow = BuildOptions { prefill_tokens: 5, ..with(activations) };
             let wide = e2e::gguf(&golden, quant, &with(activations)).unwrap();
             let narrow = e2e::gguf(&golden, quant, &narrow).unwrap();

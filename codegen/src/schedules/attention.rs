@@ -256,7 +256,7 @@ impl Attention {
                         b.mul(v, k)
                     });
                     let unit = b.add_imm(unit0, i);
-                    rows.store_block(b, block, row, unit);
+                    rows.store_unit(b, block, row, unit);
                 }
             }
         }

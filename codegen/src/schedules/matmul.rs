@@ -62,8 +62,8 @@ fn panel_space(layout: &Layout, panels: u64, cols: u64, max_tokens: u32, pair: u
     let many = max_tokens > 1;
     vec![
         Axis { name: "panels", values: chunk },
-        Axis { name: "lanes", values: if many { vec![8, 4, 16] } else { vec![16, 8, 4] } },
-        Axis { name: "tokens", values: if many { vec![4, 2, 1] } else { vec![1] } },
+        Axis { name: "lanes", values: vec![8, 16, 4] },
+        Axis { name: "tokens", values: if many { vec![2, 4, 1] } else { vec![1] } },
     ]
 }
 
@@ -291,7 +291,7 @@ impl Schedule for Glu {
                             let block = [0, 64].map(|o| b.load(Type::F32.x(16), stage, at + o));
                             let two = b.i64(2);
                             let unit = b.div_s(panel, two);
-                            rows.store_block(b, block, row, unit);
+                            rows.store_unit(b, block, row, unit);
                         }
                     }
                 }

@@ -1,10 +1,10 @@
 //! The inner product of one panel of packed weights with a few rows of activations.
 //!
 //! Decoding is written once for all declared formats: planes are masked and merged into unsigned codes, looked up if the
-//! format has a table, multiplied as unsigned x signed bytes, and the zero point enters through the start value of the
-//! accumulator: `sum((c + z) x) = sum(c x) + z sum(x)`.
+//! format has a table, multiplied as unsigned x signed bytes, and the zero point enters through the sums of activations:
+//! `sum((c + z) x) = sum(c x) + z sum(x)`.
 
-use super::quantize::Q8Rows;
+use super::quantize::{BLOCK, Q8Rows};
 use crate::pack::{Layout, LevelLayout, QuantLayout, ROWS, Store, UNIT};
 use tilewright_ir::kernel::{KernelBuilder, Scalar, Type, Value};
 
@@ -212,7 +212,10 @@ fn quant_dot(
     })
 }
 
-/// Integer products of one unit: for each group, for each token, `sum((code + zero) x)` as f32.
+/// Products of one unit: for each group of weights, for each token, `sum(code x)` as f32.
+///
+/// The int8 blocks of activations are shorter than the groups: each gets an integer accumulator of its own, which its
+/// scale turns into f32.
 #[allow(clippy::too_many_arguments, reason = "one step of quant_dot")]
 fn unit_products(
     b: &mut KernelBuilder,
@@ -226,34 +229,69 @@ fn unit_products(
     table: Option<Value>,
 ) -> Vec<Vec<Value>> {
     let groups = (UNIT / q.group) as usize;
+    let dwords = BLOCK / 4;
     let at = b.index_bytes(codes_at.0, codes_at.1);
     let codes_ptr: Vec<Value> = x.iter().map(|&p| b.index(p, unit, UNIT as i64)).collect();
-    let mut acc: Vec<Vec<Value>> = (0..groups)
-        .map(|g| {
-            x.iter()
-                .map(|&p| {
-                    if q.zero == 0 {
-                        return b.int(Type::I32.x(lanes), 0);
-                    }
-                    let sum = rows.load_sum(b, p, unit, (groups > 1).then_some(g as u64));
-                    let start = b.mul_imm(sum, i64::from(q.zero));
-                    b.splat(start, lanes)
-                })
-                .collect()
-        })
-        .collect();
+    let scales_ptr: Vec<Value> = x.iter().map(|&p| rows.scales_of(b, p, unit)).collect();
+    let mut sums: Vec<Vec<Option<Value>>> = vec![vec![None; x.len()]; groups];
+    let mut open: Vec<(u64, u64, Vec<Value>)> = vec![]; // block, dwords seen, accumulators
     let mut codes = Codes::new(q, at, first, lanes, table);
     for t in Codes::order(q) {
         let c = codes.dword(b, t);
-        let g = if groups > 1 { (t / 4) as usize } else { 0 };
-        for (a, &p) in acc[g].iter_mut().zip(&codes_ptr) {
+        let block = t / dwords;
+        let i = open.iter().position(|o| o.0 == block).unwrap_or_else(|| {
+            let zero = b.int(Type::I32.x(lanes), 0);
+            open.push((block, 0, vec![zero; x.len()]));
+            open.len() - 1
+        });
+        let (_, seen, accs) = &mut open[i];
+        *seen += 1;
+        for (a, &p) in accs.iter_mut().zip(&codes_ptr) {
             let w = b.load(Type::I32, p, t as i64 * 4);
             let w = b.splat(w, lanes);
             let w = b.bitcast(w, Type::I8.x(lanes * 4));
             *a = b.dot4(*a, c, w);
         }
+        if *seen == dwords {
+            let (_, _, accs) = open.swap_remove(i);
+            let group = (t * 4 / q.group) as usize;
+            for (j, a) in accs.into_iter().enumerate() {
+                let f = b.int_to_f(a, Scalar::F32);
+                let s = b.load(Type::F32, scales_ptr[j], rows.scale_at(block));
+                let s = b.splat(s, lanes);
+                let sum = &mut sums[group][j];
+                *sum = Some(match *sum {
+                    Some(sum) => b.fma(f, s, sum),
+                    None => b.mul(f, s),
+                });
+            }
+        }
     }
-    acc.into_iter().map(|g| g.into_iter().map(|a| b.int_to_f(a, Scalar::F32)).collect()).collect()
+    sums.into_iter().map(|g| g.into_iter().map(|s| s.expect("every block is summed")).collect()).collect()
+}
+
+/// `sum(x)` of a group, in all lanes.
+fn group_sum(
+    b: &mut KernelBuilder,
+    rows: &Q8Rows,
+    x: Value,
+    unit: Value,
+    group: Option<u64>,
+    lanes: u16,
+) -> Value {
+    let s = rows.load_sum(b, x, unit, group);
+    b.splat(s, lanes)
+}
+
+/// `sum((code + zero) x)` from `sum(code x)`.
+fn with_zero(b: &mut KernelBuilder, q: &QuantLayout, product: Value, sum: Option<Value>, lanes: u16) -> Value {
+    match sum {
+        Some(sum) if q.zero != 0 => {
+            let zero = b.f32(lanes, f64::from(q.zero));
+            b.fma(zero, sum, product)
+        }
+        _ => product,
+    }
 }
 
 /// A block of one unit with one level of scales: straight into the accumulators.
@@ -276,16 +314,15 @@ fn unit_dot(
     let min = q.min.as_ref().map(|m| top(b, m, base, first, lanes));
     let mut out = vec![];
     for (j, &p) in x.iter().enumerate() {
-        let dx = rows.load_scale(b, p, unit);
-        let dxs = b.splat(dx, lanes);
         let mut a = acc[j];
-        for g in &products {
-            let s = b.mul(scale, dxs);
-            a = b.fma(g[j], s, a);
+        let split = products.len() > 1;
+        for (g, product) in products.iter().enumerate() {
+            let sum = (q.zero != 0).then(|| group_sum(b, rows, p, unit, split.then_some(g as u64), lanes));
+            let v = with_zero(b, q, product[j], sum, lanes);
+            a = b.fma(v, scale, a);
         }
         if let Some(min) = min {
-            let s = rows.load_scaled_sum(b, p, unit, dx, None);
-            let s = b.splat(s, lanes);
+            let s = group_sum(b, rows, p, unit, None, lanes);
             a = b.fma(min, s, a);
         }
         out.push(a);
@@ -309,31 +346,25 @@ fn unit_sums(
     sums: &[Value],
 ) -> Vec<Value> {
     let products = unit_products(b, q, (at, q.codes), unit, first, lanes, x, rows, table);
-    let groups = products.len();
+    let split = products.len() > 1;
     let mut out = sums.to_vec();
-    for (j, &p) in x.iter().enumerate() {
-        let dx = rows.load_scale(b, p, unit);
-        let dxs = b.splat(dx, lanes);
-        for (g, product) in products.iter().enumerate() {
-            let at = |offset: u64| offset + g as u64 * ROWS + first;
-            let s = match q.scale.sub {
-                Some(o) => {
-                    let s = sub(b, subs, at(o), lanes);
-                    b.mul(s, dxs)
-                }
-                None => dxs,
+    for (g, product) in products.iter().enumerate() {
+        let at = |offset: u64| offset + g as u64 * ROWS + first;
+        let scale = q.scale.sub.map(|o| sub(b, subs, at(o), lanes));
+        let min = q.min.as_ref().and_then(|m| m.sub).map(|o| sub(b, subs, at(o), lanes));
+        for (j, &p) in x.iter().enumerate() {
+            let needed = q.zero != 0 || q.min.is_some();
+            let sum = needed.then(|| group_sum(b, rows, p, unit, split.then_some(g as u64), lanes));
+            let v = with_zero(b, q, product[j], sum, lanes);
+            out[j] = match scale {
+                Some(s) => b.fma(v, s, out[j]),
+                None => b.add(v, out[j]),
             };
-            out[j] = b.fma(product[j], s, out[j]);
-            if let Some(min) = &q.min {
-                let s = rows.load_scaled_sum(b, p, unit, dx, (groups > 1).then_some(g as u64));
-                let s = b.splat(s, lanes);
+            if let (Some(_), Some(sum)) = (&q.min, sum) {
                 let k = x.len() + j;
-                out[k] = match min.sub {
-                    Some(o) => {
-                        let m = sub(b, subs, at(o), lanes);
-                        b.fma(m, s, out[k])
-                    }
-                    None => b.add(out[k], s),
+                out[k] = match min {
+                    Some(m) => b.fma(m, sum, out[k]),
+                    None => b.add(out[k], sum),
                 };
             }
         }

@@ -4,21 +4,25 @@
 //! kernel, run once a row, and every matmul that reads the row shares its result.
 
 use super::{Params, Schedule, if_token};
+use crate::pack::UNIT;
 use tilewright_ir::kernel::{Kernel, KernelBuilder, Pred, Scalar, Type, Value};
 
-/// Layout of int8 rows of `width` elements: `[codes i8][scales f32 / 32][sums i32 / 32][sums i32 / 16]`.
+/// Layout of int8 rows of `width` elements: `[codes i8][scales f32 / 8][sums f32 / 32][sums f32 / 16]`.
 ///
-/// The sums of codes are what zero points and mins of weights multiply.
+/// The sums are of code times scale: what zero points and mins of weights multiply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Q8Rows {
     /// Elements a row, a multiple of 32.
     pub width: u64,
 }
 
+/// Elements that share a scale.
+pub(super) const BLOCK: u64 = tilewright_ir::graph::Q8_BLOCK;
+
 impl Q8Rows {
     /// Bytes of a row.
     pub fn bytes(self) -> u64 {
-        self.width + self.width / 32 * 16
+        self.width + self.width / BLOCK * 4 + self.width / 32 * 12
     }
 
     fn scales(self) -> i64 {
@@ -26,75 +30,76 @@ impl Q8Rows {
     }
 
     fn sums32(self) -> i64 {
-        self.scales() + self.width as i64 / 8
+        self.scales() + (self.width / BLOCK * 4) as i64
     }
 
     fn sums16(self) -> i64 {
         self.sums32() + self.width as i64 / 8
     }
 
-    /// Scale of block `unit`.
-    pub(super) fn load_scale(self, b: &mut KernelBuilder, row: Value, unit: Value) -> Value {
-        let p = b.index(row, unit, 4);
-        b.load(Type::F32, p, self.scales())
+    /// Pointer to the scales of unit `unit`, to be read at [`Q8Rows::scale_at`].
+    pub(super) fn scales_of(self, b: &mut KernelBuilder, row: Value, unit: Value) -> Value {
+        b.index(row, unit, (UNIT / BLOCK * 4) as i64)
     }
 
-    /// Sum of the codes of block `unit`, or of its half `half`, as i32.
+    /// Offset of the scale of block `block` of a unit from [`Q8Rows::scales_of`].
+    pub(super) fn scale_at(self, block: u64) -> i64 {
+        self.scales() + block as i64 * 4
+    }
+
+    /// Sum of unit `unit`, or of its half `half`.
     pub(super) fn load_sum(self, b: &mut KernelBuilder, row: Value, unit: Value, half: Option<u64>) -> Value {
         match half {
             None => {
                 let p = b.index(row, unit, 4);
-                b.load(Type::I32, p, self.sums32())
+                b.load(Type::F32, p, self.sums32())
             }
             Some(h) => {
                 let p = b.index(row, unit, 8);
-                b.load(Type::I32, p, self.sums16() + 4 * h as i64)
+                b.load(Type::F32, p, self.sums16() + 4 * h as i64)
             }
         }
     }
 
-    /// [`Q8Rows::load_sum`] times the block's scale, f32.
-    pub(super) fn load_scaled_sum(
-        self,
-        b: &mut KernelBuilder,
-        row: Value,
-        unit: Value,
-        scale: Value,
-        half: Option<u64>,
-    ) -> Value {
-        let s = self.load_sum(b, row, unit, half);
-        let s = b.int_to_f(s, Scalar::F32);
-        b.mul(s, scale)
-    }
-
-    /// Rounds 32 floats, given as two vectors of 16, into block `unit` of `row`.
-    pub(super) fn store_block(self, b: &mut KernelBuilder, x: [Value; 2], row: Value, unit: Value) {
-        let abs = x.map(|v| b.abs(v));
-        let top = b.fmax(abs[0], abs[1]);
-        let top = b.max_lane(top);
-        let k = b.f32(1, 1.0 / 127.0);
-        let scale = b.mul(top, k);
-        let zero = b.f32(1, 0.0);
-        let some = b.cmp(Pred::Sgt, scale, zero);
-        let one = b.f32(1, 1.0);
-        let inverse = b.div(one, scale);
-        let inverse = b.select(some, inverse, zero);
-        let inverse = b.splat(inverse, 16);
-        let codes = b.index(row, unit, 32);
-        let at4 = b.index(row, unit, 4);
-        let at8 = b.index(row, unit, 8);
-        let mut total = b.int(Type::I32, 0);
-        for (h, v) in x.into_iter().enumerate() {
+    /// Rounds 32 floats, given as two vectors of 16, into unit `unit` of `row`.
+    pub(super) fn store_unit(self, b: &mut KernelBuilder, x: [Value; 2], row: Value, unit: Value) {
+        let codes = b.index(row, unit, UNIT as i64);
+        let scales = self.scales_of(b, row, unit);
+        let mut sums = [None, None];
+        for block in 0..UNIT / BLOCK {
+            let half = x[block as usize / 2];
+            let v = if block % 2 == 0 { b.low(half) } else { b.high(half) };
+            let top = b.abs(v);
+            let top = b.max_lane(top);
+            let k = b.f32(1, 1.0 / 127.0);
+            let scale = b.mul(top, k);
+            let zero = b.f32(1, 0.0);
+            let some = b.cmp(Pred::Sgt, scale, zero);
+            let one = b.f32(1, 1.0);
+            let inverse = b.div(one, scale);
+            let inverse = b.select(some, inverse, zero);
+            let inverse = b.splat(inverse, BLOCK as u16);
             let v = b.mul(v, inverse);
             let v = b.nearest(v);
             let v = b.f_to_int(v, Scalar::I32);
             let sum = b.sum(v);
-            total = b.add(total, sum);
-            b.store(sum, at8, self.sums16() + 4 * h as i64);
+            let sum = b.int_to_f(sum, Scalar::F32);
+            let sum = b.mul(sum, scale);
+            let total = &mut sums[block as usize / 2];
+            *total = Some(match *total {
+                Some(t) => b.add(t, sum),
+                None => sum,
+            });
             let v = b.trunc(v, Scalar::I8);
-            b.store(v, codes, 16 * h as i64);
+            b.store(v, codes, (block * BLOCK) as i64);
+            b.store(scale, scales, self.scale_at(block));
         }
-        b.store(scale, at4, self.scales());
+        let [Some(low), Some(high)] = sums else { unreachable!("a unit has two halves") };
+        let at4 = b.index(row, unit, 4);
+        let at8 = b.index(row, unit, 8);
+        b.store(low, at8, self.sums16());
+        b.store(high, at8, self.sums16() + 4);
+        let total = b.add(low, high);
         b.store(total, at4, self.sums32());
     }
 }
@@ -151,7 +156,7 @@ impl Schedule for Quantize {
                         _ => v,
                     }
                 });
-                rows.store_block(b, block, out, unit);
+                rows.store_unit(b, block, out, unit);
                 vec![]
             });
         });

@@ -1,7 +1,7 @@
 //! The shape rules of the op table.
 
 use super::op::{Attr, Attrs, OpKind};
-use super::types::{Dim, Elem, Q8_BLOCK, TensorType};
+use super::types::{Dim, Elem, Q8_UNIT, TensorType};
 
 type Get<'a> = &'a dyn Fn(&str) -> Option<&'a TensorType>;
 
@@ -185,8 +185,8 @@ fn qk_extras(get: Get<'_>, norm: &str, hd: u64) -> Result<(), String> {
 }
 
 fn quantizable(quantize: bool, n: u64) -> Result<(), String> {
-    if quantize && !n.is_multiple_of(Q8_BLOCK) {
-        return Err(format!("rows of {n} cannot be rounded to blocks of {Q8_BLOCK}"));
+    if quantize && !n.is_multiple_of(Q8_UNIT) {
+        return Err(format!("rows of {n} cannot be rounded to blocks of {Q8_UNIT}"));
     }
     Ok(())
 }

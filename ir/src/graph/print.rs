@@ -40,7 +40,8 @@ impl fmt::Display for Graph {
             writeln!(f, "  {}", line(self, n, &values))?;
         }
         let outputs: Vec<String> = self.outputs().iter().map(|&o| reference(self, o, &values)).collect();
-        writeln!(f, "  return {}\n}}", outputs.join(", "))
+        let space = if outputs.is_empty() { "" } else { " " };
+        writeln!(f, "  return{space}{}\n}}", outputs.join(", "))
     }
 }
 

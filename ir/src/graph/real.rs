@@ -209,7 +209,7 @@ pub(super) fn each_chunk<T: Send>(data: &mut [T], size: usize, work: usize, f: i
     };
     std::thread::scope(|s| {
         for _ in 1..threads {
-            s.spawn(&worker);
+            s.spawn(worker);
         }
         worker();
     });

@@ -4,7 +4,12 @@ use std::fmt;
 use std::sync::Arc;
 
 /// Block size of int8 activations: elements that share one scale.
-pub const Q8_BLOCK: u64 = 32;
+///
+/// Blocks of 32, as others have them, leave SmolLM2-135M at a mean KL of 2.0e-3 to 2.3e-3 from f32 activations, where a
+/// few outliers decide; blocks of 8 at 5e-4, for two more vector operations a block.
+pub const Q8_BLOCK: u64 = 8;
+/// Rows of int8 activations are whole multiples of this, the smallest block of weights that they meet.
+pub const Q8_UNIT: u64 = 32;
 
 /// Element of a tensor.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -13,7 +18,7 @@ pub enum Elem {
     F32,
     /// Token ids and positions.
     I32,
-    /// Activations rounded to int8 with one f32 scale per 32 elements of a row: `scale = max|x| / 127`.
+    /// Activations rounded to int8 with one f32 scale per [`Q8_BLOCK`] elements of a row: `scale = max|x| / 127`.
     Q8,
     /// A layer's key/value cache, f16; shape `[heads, head_dim]`.
     Kv,

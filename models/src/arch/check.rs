@@ -51,7 +51,13 @@ impl Arch {
         }
         for fact in FACTS {
             if !d.hyper.get(fact).is_some_and(|h| h.kind == Kind::Size) {
-                return Err(self.wrong(&path(&["hyper"]), format!("`{fact}` is missing or not of kind size; every architecture declares {}", FACTS.join(", "))));
+                return Err(self.wrong(
+                    &path(&["hyper"]),
+                    format!(
+                        "`{fact}` is missing or not of kind size; every architecture declares {}",
+                        FACTS.join(", ")
+                    ),
+                ));
             }
         }
         let mut scope = Scope { names: BTreeSet::new(), layer_tensors: false };
@@ -102,13 +108,19 @@ impl Arch {
             self.fresh(name, &path(&["tensors", name]), scope)?;
             let patterns = || t.gguf.0.iter().chain(&t.hf.0);
             if patterns().next().is_none() {
-                return Err(self.wrong(&path(&["tensors", name]), format!("`{name}` has no name in files; give `gguf` or `hf`")));
+                return Err(self
+                    .wrong(&path(&["tensors", name]), format!("`{name}` has no name in files; give `gguf` or `hf`")));
             }
             if let Some(odd) = patterns().find(|p| p.contains("{i}") != t.per_layer()) {
-                return Err(self.wrong(&path(&["tensors", name]), format!("`{odd}` has no {{i}}, but another name of `{name}` has one")));
+                return Err(self.wrong(
+                    &path(&["tensors", name]),
+                    format!("`{odd}` has no {{i}}, but another name of `{name}` has one"),
+                ));
             }
             if !matches!(t.shape.len(), 1 | 2) {
-                return Err(self.wrong(&at("shape"), format!("`{name}` has {} dimensions; a weight has 1 or 2", t.shape.len())));
+                return Err(
+                    self.wrong(&at("shape"), format!("`{name}` has {} dimensions; a weight has 1 or 2", t.shape.len()))
+                );
             }
             for (n, e) in t.shape.iter().enumerate() {
                 self.expr(e, &["tensors".into(), name.as_str().into(), "shape".into(), n.into()], scope)?;
@@ -123,9 +135,16 @@ impl Arch {
                 }
             }
             if let Some(other) = &t.otherwise
-                && !all.get(other).is_some_and(|o| o.per_layer() == t.per_layer() && o.otherwise.is_none() && other != name)
+                && !all
+                    .get(other)
+                    .is_some_and(|o| o.per_layer() == t.per_layer() && o.otherwise.is_none() && other != name)
             {
-                return Err(self.wrong(&at("else"), format!("`{other}` cannot take the place of `{name}`; name a tensor without `else`, with {{i}} as here")));
+                return Err(self.wrong(
+                    &at("else"),
+                    format!(
+                        "`{other}` cannot take the place of `{name}`; name a tensor without `else`, with {{i}} as here"
+                    ),
+                ));
             }
         }
         Ok(())
@@ -169,7 +188,10 @@ impl Arch {
 
     fn fresh(&self, name: &str, at: &[Step], scope: &Scope<'_>) -> Checked {
         if !is_name(name) || RESERVED.contains(&name) {
-            return Err(self.wrong(at, format!("`{name}` is no name; use a-z, A-Z, 0-9 and _, and none of {}", RESERVED.join(", "))));
+            return Err(self.wrong(
+                at,
+                format!("`{name}` is no name; use a-z, A-Z, 0-9 and _, and none of {}", RESERVED.join(", ")),
+            ));
         }
         if scope.names.contains(name) {
             return Err(self.wrong(at, format!("`{name}` is declared already; choose another name")));
@@ -182,12 +204,26 @@ impl Arch {
             match m {
                 Mention::Name(n) if !scope.names.contains(n) => {
                     let known = list(scope.names.iter().copied());
-                    return Err(self.wrong(at, format!("`{}` mentions `{n}`, which is not known here; there are {known}", e.text())));
+                    return Err(self.wrong(
+                        at,
+                        format!("`{}` mentions `{n}`, which is not known here; there are {known}", e.text()),
+                    ));
                 }
                 Mention::Tensor(t) => match self.decl.tensors.get(t) {
-                    None => return Err(self.wrong(at, format!("no tensor `{t}`; there are {}", list(self.decl.tensors.keys().map(String::as_str))))),
+                    None => {
+                        return Err(self.wrong(
+                            at,
+                            format!(
+                                "no tensor `{t}`; there are {}",
+                                list(self.decl.tensors.keys().map(String::as_str))
+                            ),
+                        ));
+                    }
                     Some(d) if d.per_layer() && !scope.layer_tensors => {
-                        return Err(self.wrong(at, format!("each layer has a `{t}`; it can be asked for in `layer` and `per_layer` only")));
+                        return Err(self.wrong(
+                            at,
+                            format!("each layer has a `{t}`; it can be asked for in `layer` and `per_layer` only"),
+                        ));
                     }
                     Some(_) => {}
                 },
@@ -197,25 +233,43 @@ impl Arch {
         Ok(())
     }
 
-    fn ops<'a>(&'a self, section: &str, ops: &'a [OpDecl], values: &mut BTreeSet<&'a str>, scope: &Scope<'a>) -> Checked {
+    fn ops<'a>(
+        &'a self,
+        section: &str,
+        ops: &'a [OpDecl],
+        values: &mut BTreeSet<&'a str>,
+        scope: &Scope<'a>,
+    ) -> Checked {
         for (n, o) in ops.iter().enumerate() {
-            let at = |more: &[Step]| -> Vec<Step> { [section.into(), n.into()].into_iter().chain(more.iter().cloned()).collect() };
+            let at = |more: &[Step]| -> Vec<Step> {
+                [section.into(), n.into()].into_iter().chain(more.iter().cloned()).collect()
+            };
             let row = o.op.0.row();
             if o.operands.len() != row.operands.len() {
                 let takes = row.operands.join(", ");
-                return Err(self.wrong(&at(&["in".into()]), format!("{} takes {} operands ({takes}), not {}", row.name, row.operands.len(), o.operands.len())));
+                return Err(self.wrong(
+                    &at(&["in".into()]),
+                    format!("{} takes {} operands ({takes}), not {}", row.name, row.operands.len(), o.operands.len()),
+                ));
             }
             for (k, operand) in o.operands.iter().enumerate() {
                 let here = || at(&["in".into(), k.into()]);
                 match self.decl.tensors.get(operand) {
                     Some(t) if t.per_layer() && section != "layer" => {
-                        return Err(self.wrong(&here(), format!("each layer has a `{operand}`; it can be used in `layer` only")));
+                        return Err(self
+                            .wrong(&here(), format!("each layer has a `{operand}`; it can be used in `layer` only")));
                     }
                     Some(_) => {}
                     None if values.contains(operand.as_str()) => {}
                     None => {
                         let tensors = list(self.decl.tensors.keys().map(String::as_str));
-                        return Err(self.wrong(&here(), format!("`{operand}` is neither a value made before ({}) nor a tensor ({tensors})", list(values.iter().copied()))));
+                        return Err(self.wrong(
+                            &here(),
+                            format!(
+                                "`{operand}` is neither a value made before ({}) nor a tensor ({tensors})",
+                                list(values.iter().copied())
+                            ),
+                        ));
                     }
                 }
             }
@@ -225,7 +279,10 @@ impl Arch {
             }
             let rebinds = matches!(o.out.as_str(), "tokens" | "pos");
             if !is_name(&o.out) || rebinds || self.decl.tensors.contains_key(&o.out) {
-                return Err(self.wrong(&at(&["out".into()]), format!("`{}` cannot name a value: it is no name, an input or a tensor", o.out)));
+                return Err(self.wrong(
+                    &at(&["out".into()]),
+                    format!("`{}` cannot name a value: it is no name, an input or a tensor", o.out),
+                ));
             }
             values.insert(&o.out);
         }
@@ -238,16 +295,36 @@ impl Arch {
             let here = at(&["attrs".into(), key.as_str().into()]);
             let Some((_, kind)) = row.attrs.iter().find(|(n, _)| n == key) else {
                 let known = list(row.attrs.iter().map(|(n, _)| *n));
-                return Err(self.wrong(&here, format!("{} has no attribute `{key}`; it has {}", row.name, if known.is_empty() { "none" } else { &known })));
+                return Err(self.wrong(
+                    &here,
+                    format!(
+                        "{} has no attribute `{key}`; it has {}",
+                        row.name,
+                        if known.is_empty() { "none" } else { &known }
+                    ),
+                ));
             };
             match (kind, e.as_name(), e.as_literal()) {
                 (AttrKind::OneOf(words), Some(w), _) if words.contains(&w) => {}
                 (AttrKind::OneOf(words), name, _) if name.is_none_or(|n| !scope.names.contains(n)) => {
-                    return Err(self.wrong(&here, format!("`{key}` is {} or a word of the hyper-parameters, not {}", words.join(" or "), e.text())));
+                    return Err(self.wrong(
+                        &here,
+                        format!(
+                            "`{key}` is {} or a word of the hyper-parameters, not {}",
+                            words.join(" or "),
+                            e.text()
+                        ),
+                    ));
                 }
                 (AttrKind::IntOr(_), Some(table), _) if o.op.0 == OpKind::RopeAngles => {
                     if !self.decl.rope.contains_key(table) {
-                        return Err(self.wrong(&here, format!("no rotary table `{table}`; there are {}", list(self.decl.rope.keys().map(String::as_str)))));
+                        return Err(self.wrong(
+                            &here,
+                            format!(
+                                "no rotary table `{table}`; there are {}",
+                                list(self.decl.rope.keys().map(String::as_str))
+                            ),
+                        ));
                     }
                 }
                 (AttrKind::Int | AttrKind::IntOr(_), _, Some(v)) if v.int().is_none() => {

@@ -85,7 +85,7 @@ pub enum ArchError {
         /// Column, from 1.
         column: usize,
         /// The broken rule.
-        source: GraphError,
+        source: Box<GraphError>,
     },
     /// A folder of declarations cannot be read.
     #[error("{}: {source}", path.display())]

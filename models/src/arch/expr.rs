@@ -351,7 +351,10 @@ mod tests {
             ("heads == 'x'", "`heads == 'x'`: 9 is a number and 'x' is a word"),
             ("heads *", "the expression `heads *` is wrong at character 8: expected a number, a name, a 'word' or `(`"),
             ("heads 3", "the expression `heads 3` is wrong at character 7: expected an operator or the end"),
-            ("sqr(2)", "the expression `sqr(2)` is wrong at character 1: no function `sqr`; there are sqrt, ln, floor, pow, min, max, len, has, rows"),
+            (
+                "sqr(2)",
+                "the expression `sqr(2)` is wrong at character 1: no function `sqr`; there are sqrt, ln, floor, pow, min, max, len, has, rows",
+            ),
             ("a < b < c", "the expression `a < b < c` is wrong at character 7: expected an operator or the end"),
         ] {
             assert_eq!(eval(text), want, "{text}");
@@ -360,7 +363,15 @@ mod tests {
 
     #[test]
     fn hostile_text_does_not_overflow_the_stack() {
-        for t in ["(".repeat(900), "-".repeat(900), "not ".repeat(200), "1?".repeat(400), "'".into(), "é".into(), "x[".repeat(400)] {
+        for t in [
+            "(".repeat(900),
+            "-".repeat(900),
+            "not ".repeat(200),
+            "1?".repeat(400),
+            "'".into(),
+            "é".into(),
+            "x[".repeat(400),
+        ] {
             assert!(Expr::parse(&t).is_err());
         }
     }

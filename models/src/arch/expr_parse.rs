@@ -30,7 +30,8 @@ const CALLS: &[(&str, Call, usize)] = &[
 impl Expr {
     /// Parses; the error names the character.
     pub(crate) fn parse(text: &str) -> Result<Expr, String> {
-        let fail = |at: usize, what: String| format!("the expression `{text}` is wrong at character {}: {what}", at + 1);
+        let fail =
+            |at: usize, what: String| format!("the expression `{text}` is wrong at character {}: {what}", at + 1);
         if text.len() > MAX_CHARS || !text.is_ascii() {
             return Err(format!("an expression must be ASCII of at most {MAX_CHARS} characters"));
         }

@@ -95,7 +95,10 @@ impl Reading {
         scope.locals.insert("ctx", Ok(Value::Num(ctx as f64)));
         let dims = table.dims.int(&scope).map_err(|m| at("dims", m))?;
         if dims < 2 || dims % 2 != 0 || dims > self.size("head_dim") {
-            let message = format!("{dims} elements of a head are to rotate; it must be an even number up to head_dim = {}", self.size("head_dim"));
+            let message = format!(
+                "{dims} elements of a head are to rotate; it must be an even number up to head_dim = {}",
+                self.size("head_dim")
+            );
             return Err(at("dims", message));
         }
         let theta = table.theta.num(&scope).map_err(|m| at("theta", m))?;
@@ -110,7 +113,10 @@ impl Reading {
             let divide = table.divide.as_ref().map_or(Ok(1.0), |e| e.num(&scope)).map_err(|m| at("divide", m))?;
             let f = (theta.powf(-2.0 * j as f64 / dims as f64) / divide) as f32;
             if !(f.is_finite() && f > 0.0 && scale.is_finite()) {
-                return Err(at("theta", format!("theta {theta}, divided by {divide}, gives no frequency for pair {j}")));
+                return Err(at(
+                    "theta",
+                    format!("theta {theta}, divided by {divide}, gives no frequency for pair {j}"),
+                ));
             }
             inv_freq.push(f);
         }
@@ -128,7 +134,9 @@ impl<'a> Lower<'a> {
     fn section(&mut self, section: &str, ops: &'a [OpDecl], scope: &Scope<'a>) -> Result<(), ArchError> {
         let reading = self.reading;
         for (n, o) in ops.iter().enumerate() {
-            let at = |more: &[Step]| -> Vec<Step> { [section.into(), n.into()].into_iter().chain(more.iter().cloned()).collect() };
+            let at = |more: &[Step]| -> Vec<Step> {
+                [section.into(), n.into()].into_iter().chain(more.iter().cloned()).collect()
+            };
             let fail = |more: &[Step], message: String| reading.value_error(&at(more), message);
             if let Some(when) = &o.when
                 && !when.flag(scope).map_err(|m| fail(&["when".into()], m))?
@@ -143,7 +151,9 @@ impl<'a> Lower<'a> {
                     continue;
                 }
                 let Some(w) = reading.weight(name, scope.layer) else {
-                    let message = format!("there is no `{name}`: the file lacks the tensor, or each op that makes the value has a `when` that is false");
+                    let message = format!(
+                        "there is no `{name}`: the file lacks the tensor, or each op that makes the value has a `when` that is false"
+                    );
                     return Err(fail(&["in".into(), k.into()], message));
                 };
                 operands.push(self.g.weight(w.clone()));
@@ -159,7 +169,13 @@ impl<'a> Lower<'a> {
             let name = weight_name(o.name.as_ref().or(tensor).unwrap_or(&o.out), scope.layer);
             let id = self.g.push_named(o.op.0, &operands, attrs, &name).map_err(|source| {
                 let (line, column) = locate(reading.arch.text(), &at(&[]));
-                ArchError::Graph { model: reading.model.clone(), file: reading.arch.file.clone(), line, column, source }
+                ArchError::Graph {
+                    model: reading.model.clone(),
+                    file: reading.arch.file.clone(),
+                    line,
+                    column,
+                    source: Box::new(source),
+                }
             })?;
             self.values.insert(&o.out, id);
         }

@@ -150,7 +150,8 @@ impl ArchSet {
         for path in paths {
             let size = std::fs::metadata(&path).map_err(|e| io(&path, e))?.len();
             if size > MAX_BYTES {
-                let source = std::io::Error::other(format!("{size} bytes; an architecture file has at most {MAX_BYTES}"));
+                let source =
+                    std::io::Error::other(format!("{size} bytes; an architecture file has at most {MAX_BYTES}"));
                 return Err(io(&path, source));
             }
             let text = std::fs::read_to_string(&path).map_err(|e| io(&path, e))?;
@@ -187,14 +188,14 @@ impl ArchSet {
 
     /// Reads the model that `source` gives with the architecture that its file names.
     pub fn read(&self, source: &dyn Source) -> Result<Reading, ArchError> {
-        let (key, found, known): (_, Vec<String>, fn(&Arch) -> &[String]) = match source.container() {
-            Container::Gguf => ("general.architecture", words(source.key("general.architecture")), Arch::gguf),
-            Container::Hf => ("architectures", words(source.key("architectures")), Arch::hf),
-        };
+        let gguf = source.container() == Container::Gguf;
+        let key = if gguf { "general.architecture" } else { "architectures" };
+        let known = |a: &'_ Arc<Arch>| if gguf { a.gguf().to_vec() } else { a.hf().to_vec() };
+        let found = words(source.key(key));
         let arch = self.all.iter().rev().find(|a| known(a).iter().any(|n| found.contains(n)));
         let Some(arch) = arch else {
             let found = if found.is_empty() { "missing".to_owned() } else { found.join(", ") };
-            let known = self.all.iter().flat_map(|a| known(a).iter().cloned()).collect();
+            let known = self.all.iter().flat_map(known).collect();
             return Err(ArchError::Unknown { model: source.label(), key, found, known });
         };
         Arch::read(arch, source)
@@ -204,7 +205,9 @@ impl ArchSet {
 fn words(value: Option<Value>) -> Vec<String> {
     match value {
         Some(Value::Word(w)) => vec![w],
-        Some(Value::List(l)) => l.iter().filter_map(|v| if let Value::Word(w) = v { Some(w.clone()) } else { None }).collect(),
+        Some(Value::List(l)) => {
+            l.iter().filter_map(|v| if let Value::Word(w) = v { Some(w.clone()) } else { None }).collect()
+        }
         _ => vec![],
     }
 }

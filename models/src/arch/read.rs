@@ -155,7 +155,10 @@ impl Reader<'_> {
             (Some(e), _) => (e, own_key),
             (None, Some(e)) => (e, "else"),
             (None, None) => {
-                let message = format!("is missing; the architecture {} needs it for `{name}`: convert the model again", self.arch.name());
+                let message = format!(
+                    "is missing; the architecture {} needs it for `{name}`: convert the model again",
+                    self.arch.name()
+                );
                 let key = if keys.is_empty() { format!("`{name}`") } else { keys.join(" or ") };
                 return Err(ArchError::Key { model: self.source.label(), key, message });
             }
@@ -167,16 +170,23 @@ impl Reader<'_> {
     }
 
     /// The weight, and the name and element count of the tensor of the file.
-    fn weight(&self, name: &str, t: &TensorDecl, layer: Option<u64>) -> Result<Option<(Weight, String, u64)>, ArchError> {
+    fn weight(
+        &self,
+        name: &str,
+        t: &TensorDecl,
+        layer: Option<u64>,
+    ) -> Result<Option<(Weight, String, u64)>, ArchError> {
         let Some(file_name) = self.find(name, layer) else {
             let names = file_names(t, self.source.container(), layer);
             if t.optional || t.otherwise.is_some() {
                 return Ok(None);
             }
-            let message = format!("is missing; the architecture {} needs it: fetch or convert the model again", self.arch.name());
+            let message =
+                format!("is missing; the architecture {} needs it: fetch or convert the model again", self.arch.name());
             return Err(ArchError::Tensor { model: self.source.label(), tensor: names.join("` or `"), message });
         };
-        let wrong = |message: String| ArchError::Tensor { model: self.source.label(), tensor: file_name.clone(), message };
+        let wrong =
+            |message: String| ArchError::Tensor { model: self.source.label(), tensor: file_name.clone(), message };
         let (shape, format) = self.source.tensor(&file_name).ok_or_else(|| wrong("is missing".into()))?;
         let at = |key: &str, n: usize| [Step::from("tensors"), name.into(), key.into(), n.into()];
         let mut want = vec![];
@@ -185,7 +195,10 @@ impl Reader<'_> {
         }
         if shape != want || want.contains(&0) {
             let meaning: Vec<&str> = t.shape.iter().map(Expr::text).collect();
-            return Err(wrong(format!("has shape {shape:?}; the hyper-parameters say {want:?} ([{}]): the file is damaged or of another architecture", meaning.join(", "))));
+            return Err(wrong(format!(
+                "has shape {shape:?}; the hyper-parameters say {want:?} ([{}]): the file is damaged or of another architecture",
+                meaning.join(", ")
+            )));
         }
         let mut rows = (0, want[0]);
         if let Some([first, count]) = &t.rows {
@@ -199,7 +212,8 @@ impl Reader<'_> {
             None => 0.0,
         };
         let format = if want.len() == 1 { "f32".to_owned() } else { format };
-        let elements = want.iter().try_fold(1u64, |a, b| a.checked_mul(*b)).ok_or_else(|| wrong("is too large".into()))?;
+        let elements =
+            want.iter().try_fold(1u64, |a, b| a.checked_mul(*b)).ok_or_else(|| wrong("is too large".into()))?;
         want[0] = rows.1;
         let weight = Weight {
             name: weight_name(name, layer),
@@ -299,7 +313,10 @@ impl Arch {
         }
         for name in source.tensor_names() {
             if !used.contains_key(&name) && !arch.decl.ignore.iter().any(|p| matches(p, &name)) {
-                let message = format!("is not used by the architecture {}, so the result would be wrong; declare it, or list it under `ignore`, in an architecture file of your own", arch.name());
+                let message = format!(
+                    "is not used by the architecture {}, so the result would be wrong; declare it, or list it under `ignore`, in an architecture file of your own",
+                    arch.name()
+                );
                 return Err(ArchError::Tensor { model: source.label(), tensor: name, message });
             }
         }
@@ -315,10 +332,8 @@ fn rope_lists(
     weights: &BTreeMap<String, Weight>,
 ) -> Result<BTreeMap<String, Value>, ArchError> {
     let exprs = arch.decl.rope.values().flat_map(|r| r.lets.values().chain(&r.divide));
-    let mentioned: BTreeSet<&str> = exprs
-        .flat_map(Expr::mentions)
-        .filter_map(|m| if let Mention::Name(n) = m { Some(n) } else { None })
-        .collect();
+    let mentioned: BTreeSet<&str> =
+        exprs.flat_map(Expr::mentions).filter_map(|m| if let Mention::Name(n) = m { Some(n) } else { None }).collect();
     let mut lists = BTreeMap::new();
     for (name, w) in mentioned.iter().filter_map(|n| Some((*n, weights.get(*n)?))) {
         let tensor = w.parts[0].tensor.clone();

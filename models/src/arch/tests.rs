@@ -115,7 +115,9 @@ fn a_llama_becomes_a_graph() {
     assert_eq!((r.size("heads"), r.size("head_dim"), r.size("vocab"), r.size("n_layers")), (3, 32, 320, 2));
     let g = r.graph(128).unwrap();
     let names: Vec<&str> = g.order().iter().map(|&n| g.node(n).name.as_str()).collect();
-    for n in ["tokens", "pos", "kv.0", "kv.1", "blk.1.attn_q", "blk.1.ffn_down", "output_norm", "token_embd", "blk.0.attn"] {
+    for n in
+        ["tokens", "pos", "kv.0", "kv.1", "blk.1.attn_q", "blk.1.ffn_down", "output_norm", "token_embd", "blk.0.attn"]
+    {
         assert!(names.contains(&n), "{n}: {names:?}");
     }
     assert!(!names.contains(&"output.weight"));
@@ -133,7 +135,10 @@ fn a_llama_becomes_a_graph() {
 
 #[test]
 fn optional_tensors_and_windows_change_the_graph() {
-    let f = llama().with("blk.0.attn_q.bias", &[96]).with("rope_freqs.weight", &[16]).set("llama.attention.sliding_window", 12.0);
+    let f = llama()
+        .with("blk.0.attn_q.bias", &[96])
+        .with("rope_freqs.weight", &[16])
+        .set("llama.attention.sliding_window", 12.0);
     let plain = read(&llama()).unwrap().graph(128).unwrap();
     let g = read(&f.with("output.weight", &[320, 96])).unwrap().graph(128).unwrap();
     let find = |n: &str| g.order().iter().copied().find(|&id| g.node(id).name == n && g.node(id).op != OpKind::Weight);
@@ -147,25 +152,49 @@ fn optional_tensors_and_windows_change_the_graph() {
 fn models_that_do_not_fit_are_refused() {
     let base = "model.gguf: ";
     for (f, want) in [
-        (llama().word("general.architecture", "mamba"), "general.architecture is mamba, which no architecture matches; there are llama, qwen2, qwen3, gemma2, gemma3, phi3"),
+        (
+            llama().word("general.architecture", "mamba"),
+            "general.architecture is mamba, which no architecture matches; there are llama, qwen2, qwen3, gemma2, gemma3, phi3",
+        ),
         (llama().without("general.architecture"), "general.architecture is missing"),
-        (llama().without("llama.block_count"), "llama.block_count: is missing; the architecture llama needs it for `n_layers`"),
+        (
+            llama().without("llama.block_count"),
+            "llama.block_count: is missing; the architecture llama needs it for `n_layers`",
+        ),
         (llama().set("llama.block_count", 0.0), "llama.block_count: is 0, not an integer from 1 to 2^31"),
         (llama().set("llama.block_count", -1.0), "llama.block_count: is -1, not"),
         (llama().set("llama.block_count", 4e9), "llama.block_count: is 4000000000, not"),
         (llama().set("llama.block_count", 2e9), "2000000000 layers; at most"),
-        (llama().set("llama.block_count", 3.0), "tensor `blk.2.attn_norm.weight` is missing; the architecture llama needs it"),
+        (
+            llama().set("llama.block_count", 3.0),
+            "tensor `blk.2.attn_norm.weight` is missing; the architecture llama needs it",
+        ),
         (llama().set("llama.block_count", 1.0), "tensor `blk.1.attn_k.weight` is not used by the architecture llama"),
         (llama().set("llama.attention.head_count", 0.0), "llama.attention.head_count: is 0, not"),
         (llama().set("llama.attention.head_count", 2.5), "llama.attention.head_count: is 2.5, not"),
         (llama().word("llama.attention.head_count", "x"), "llama.attention.head_count: is 'x', not"),
         (llama().set("llama.attention.head_count", 7.0), "llama.yaml:17:71: `head_dim` = `d_model / heads` is 13.7"),
-        (llama().set("llama.attention.head_count_kv", 2.0), "must be a multiple of the number of KV heads (`heads % kv_heads == 0` does not hold)"),
-        (llama().set("llama.attention.key_length", 16.0), "tensor `blk.0.attn_q.weight` has shape [96, 96]; the hyper-parameters say [48, 96] ([heads * head_dim, d_model])"),
-        (llama().set("llama.attention.layer_norm_rms_epsilon", f64::NAN), "layer_norm_rms_epsilon: is NaN, not a finite number"),
+        (
+            llama().set("llama.attention.head_count_kv", 2.0),
+            "must be a multiple of the number of KV heads (`heads % kv_heads == 0` does not hold)",
+        ),
+        (
+            llama().set("llama.attention.key_length", 16.0),
+            "tensor `blk.0.attn_q.weight` has shape [96, 96]; the hyper-parameters say [48, 96] ([heads * head_dim, d_model])",
+        ),
+        (
+            llama().set("llama.attention.layer_norm_rms_epsilon", f64::NAN),
+            "layer_norm_rms_epsilon: is NaN, not a finite number",
+        ),
         (llama().set("llama.expert_count", 8.0), "mixtures of experts are not supported"),
-        (llama().word("llama.rope.scaling.type", "yarn"), "llama.rope.scaling.type: is 'yarn'; this architecture knows default, none, linear, llama3"),
-        (llama().with("token_embd.weight", &[320, 64]), "tensor `token_embd.weight` has shape [320, 64]; the hyper-parameters say [320, 96] ([vocab, d_model])"),
+        (
+            llama().word("llama.rope.scaling.type", "yarn"),
+            "llama.rope.scaling.type: is 'yarn'; this architecture knows default, none, linear, llama3",
+        ),
+        (
+            llama().with("token_embd.weight", &[320, 64]),
+            "tensor `token_embd.weight` has shape [320, 64]; the hyper-parameters say [320, 96] ([vocab, d_model])",
+        ),
         (llama().with("output.weight", &[321, 96]), "tensor `output.weight` has shape [321, 96]"),
         (llama().without("token_embd.weight"), "`rows(token_embd)`: the file has no `token_embd`"),
         (llama().with("blk.0.attn_sinks.weight", &[3]), "tensor `blk.0.attn_sinks.weight` is not used"),
@@ -185,33 +214,97 @@ fn models_that_do_not_fit_are_refused() {
 
 /// What is replaced in llama.yaml, by what, with `¶` where the error must point to, and what it says.
 const WRONG: &[(&str, &str, &str)] = &[
-    ("op: rms_norm, in: [x, attn_norm]", "op: ¶rmsnorm, in: [x, attn_norm]", "layer[0].op: unknown op `rmsnorm`; there are embed, rms_norm, matmul"),
-    ("in: [h, attn_q], out: q", "in: [h, ¶attn_qq], out: q", "`attn_qq` is neither a value made before (angles, h, kv, pos, tokens, x) nor a tensor (token_embd, "),
+    (
+        "op: rms_norm, in: [x, attn_norm]",
+        "op: ¶rmsnorm, in: [x, attn_norm]",
+        "layer[0].op: unknown op `rmsnorm`; there are embed, rms_norm, matmul",
+    ),
+    (
+        "in: [h, attn_q], out: q",
+        "in: [h, ¶attn_qq], out: q",
+        "`attn_qq` is neither a value made before (angles, h, kv, pos, tokens, x) nor a tensor (token_embd, ",
+    ),
     ("in: [h, attn_k], out: k", "in: [¶g, attn_k], out: k", "`g` is neither"),
     ("in: [h, attn_q], out: q", "in: ¶[h], out: q", "matmul takes 2 operands (x, w), not 1"),
-    ("in: [h, output], out: logits", "in: [h, ¶attn_q], out: logits", "each layer has a `attn_q`; it can be used in `layer` only"),
-    ("scale: 1 / sqrt(head_dim)", "scale: ¶1 / sqrt(head_dim", "attrs.scale: the expression `1 / sqrt(head_dim` is wrong at character 18: expected `)`"),
-    ("attrs: {eps: eps}, out: h}\n  - {op: matmul, in: [h, attn_q]", "attrs: {epsilon: ¶eps}, out: h}\n  - {op: matmul, in: [h, attn_q]", "rms_norm has no attribute `epsilon`; it has eps"),
-    ("{op: rms_norm, in: [x, ffn_norm], attrs: {eps: eps}", "¶{op: rms_norm, in: [x, ffn_norm], attrs: {}", "rms_norm needs the attribute `eps`"),
-    ("attrs: {fn: silu}", "attrs: {fn: ¶swish}", "`fn` is silu or gelu_tanh or a word of the hyper-parameters, not swish"),
+    (
+        "in: [h, output], out: logits",
+        "in: [h, ¶attn_q], out: logits",
+        "each layer has a `attn_q`; it can be used in `layer` only",
+    ),
+    (
+        "scale: 1 / sqrt(head_dim)",
+        "scale: ¶1 / sqrt(head_dim",
+        "attrs.scale: the expression `1 / sqrt(head_dim` is wrong at character 18: expected `)`",
+    ),
+    (
+        "attrs: {eps: eps}, out: h}\n  - {op: matmul, in: [h, attn_q]",
+        "attrs: {epsilon: ¶eps}, out: h}\n  - {op: matmul, in: [h, attn_q]",
+        "rms_norm has no attribute `epsilon`; it has eps",
+    ),
+    (
+        "{op: rms_norm, in: [x, ffn_norm], attrs: {eps: eps}",
+        "¶{op: rms_norm, in: [x, ffn_norm], attrs: {}",
+        "rms_norm needs the attribute `eps`",
+    ),
+    (
+        "attrs: {fn: silu}",
+        "attrs: {fn: ¶swish}",
+        "`fn` is silu or gelu_tanh or a word of the hyper-parameters, not swish",
+    ),
     ("heads: heads, style", "heads: ¶1.5, style", "`heads` is an integer from 0 up, not 1.5"),
     ("attrs: {table: main}", "attrs: {table: ¶mian}", "no rotary table `mian`; there are main"),
     ("when: has(attn_q_bias)", "when: ¶has(q_bias)", "no tensor `q_bias`; there are token_embd"),
-    ("when: has(attn_q_bias)", "when: ¶has(attn_q_bias) and", "layer[2].when: the expression `has(attn_q_bias) and` is wrong at character 21"),
-    ("else: d_model / heads", "else: ¶d_model / head", "`d_model / head` mentions `head`, which is not known here; there are d_ff, d_model"),
-    ("that: value_dim == head_dim", "that: ¶has(attn_q)", "each layer has a `attn_q`; it can be asked for in `layer` and `per_layer` only"),
+    (
+        "when: has(attn_q_bias)",
+        "when: ¶has(attn_q_bias) and",
+        "layer[2].when: the expression `has(attn_q_bias) and` is wrong at character 21",
+    ),
+    (
+        "else: d_model / heads",
+        "else: ¶d_model / head",
+        "`d_model / head` mentions `head`, which is not known here; there are d_ff, d_model",
+    ),
+    (
+        "that: value_dim == head_dim",
+        "that: ¶has(attn_q)",
+        "each layer has a `attn_q`; it can be asked for in `layer` and `per_layer` only",
+    ),
     ("  d_ff:", "  dff:", "`d_ff` is missing or not of kind size"),
-    ("{kind: count, gguf: \"{arch}.expert_count\"", "{kind: ¶counts, gguf: \"{arch}.expert_count\"", "unknown variant `counts`"),
+    (
+        "{kind: count, gguf: \"{arch}.expert_count\"",
+        "{kind: ¶counts, gguf: \"{arch}.expert_count\"",
+        "unknown variant `counts`",
+    ),
     ("about:", "¶abuot:", "unknown field `abuot`"),
     ("  vocab:", "  d_ff:", "hyper: `d_ff` is given twice; remove one"),
-    ("shape: [heads * head_dim, d_model]\n  attn_k", "shape: ¶[heads, head_dim, d_model]\n  attn_k", "`attn_q` has 3 dimensions; a weight has 1 or 2"),
-    ("shape: [vocab, d_model], else: token_embd", "shape: [vocab, d_model], else: ¶attn_q", "`attn_q` cannot take the place of `output`"),
-    ("shape: [vocab, d_model], else: token_embd", "shape: [vocab, d_model], add: ¶1", "`add` is for tensors of one dimension"),
+    (
+        "shape: [heads * head_dim, d_model]\n  attn_k",
+        "shape: ¶[heads, head_dim, d_model]\n  attn_k",
+        "`attn_q` has 3 dimensions; a weight has 1 or 2",
+    ),
+    (
+        "shape: [vocab, d_model], else: token_embd",
+        "shape: [vocab, d_model], else: ¶attn_q",
+        "`attn_q` cannot take the place of `output`",
+    ),
+    (
+        "shape: [vocab, d_model], else: token_embd",
+        "shape: [vocab, d_model], add: ¶1",
+        "`add` is for tensors of one dimension",
+    ),
     ("out: logits", "out: logit", "no op has `out: logits`"),
-    ("gguf: blk.{i}.attn_q.weight", "gguf: blk.0.attn_q.weight", "`blk.0.attn_q.weight` has no {i}, but another name of `attn_q` has one"),
+    (
+        "gguf: blk.{i}.attn_q.weight",
+        "gguf: blk.0.attn_q.weight",
+        "`blk.0.attn_q.weight` has no {i}, but another name of `attn_q` has one",
+    ),
     ("out: q, name: q_rope", "out: ¶attn_q, name: q_rope", "`attn_q` cannot name a value"),
     ("one_of: [silu]", "one_of: [silu", "did not find expected"),
-    ("kind: count, gguf: \"{arch}.expert_count\"", "one_of: ¶[a], gguf: \"{arch}.expert_count\"", "`one_of` is for `kind: word`"),
+    (
+        "kind: count, gguf: \"{arch}.expert_count\"",
+        "one_of: ¶[a], gguf: \"{arch}.expert_count\"",
+        "`one_of` is for `kind: word`",
+    ),
     ("  gguf: [llama]\n  hf: [LlamaForCausalLM, MistralForCausalLM]", "  ¶{}", "matches nothing"),
     ("  value_dim:", "  ctx:", "`ctx` is no name"),
     ("smooth: (", "wave: (", "rope.main.let: `wave` is given twice"),
@@ -251,7 +344,10 @@ fn any_cut_or_twisted_declaration_is_an_error_or_right() {
 fn a_folder_adds_and_replaces() {
     let dir = std::env::temp_dir().join(format!("tilewright-arch-{}", std::process::id()));
     std::fs::create_dir_all(&dir).unwrap();
-    let own = builtin("llama").replace("name: llama", "name: mamba").replace("gguf: [llama]", "gguf: [mamba]").replace("hf: [Llama", "hf: [My");
+    let own = builtin("llama")
+        .replace("name: llama", "name: mamba")
+        .replace("gguf: [llama]", "gguf: [mamba]")
+        .replace("hf: [Llama", "hf: [My");
     std::fs::write(dir.join("a.yaml"), own).unwrap();
     std::fs::write(dir.join("b.yaml"), builtin("qwen2").replace("about: Qwen2", "about: my Qwen2")).unwrap();
     let set = ArchSet::builtin().with_folder(&dir);

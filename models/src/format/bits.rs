@@ -4,32 +4,32 @@
 //! value proves that, and tells where each bit comes from; elements then decode in runs of the same mask and shift, which
 //! the compiler vectorises. What is not a pick of bits (ternary digits, products) keeps its expression tree.
 
-use super::expr::{Expr, Field, Op, int_op, sample_blocks};
+use super::expr::{Expr, Field, Op, int_op};
 
 /// One bit of a 64-bit value: constant 0 or 1, or bit `n` of the block, possibly inverted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Bit {
+pub(super) enum Bit {
     Const(bool),
     Source { bit: u32, inverted: bool },
 }
 
-const ZERO: Bit = Bit::Const(false);
+pub(super) const ZERO: Bit = Bit::Const(false);
 
 /// A value of which every bit is known by origin, plus a constant.
 #[derive(Debug, Clone)]
-enum Sym {
+pub(super) enum Sym {
     Const(i64),
     Bits { bits: Box<[Bit; 64]>, plus: i64 },
     /// Depends on the block in another way.
     Opaque,
 }
 
-fn const_bits(v: i64) -> Box<[Bit; 64]> {
+pub(super) fn const_bits(v: i64) -> Box<[Bit; 64]> {
     Box::new(std::array::from_fn(|k| Bit::Const((v >> k) & 1 == 1)))
 }
 
 /// Evaluates with positions. `Err` names a field and the index outside it.
-fn sym(e: &Expr, fields: &[Field], var: i64) -> Result<Sym, (usize, i64)> {
+pub(super) fn sym(e: &Expr, fields: &[Field], var: i64) -> Result<Sym, (usize, i64)> {
     Ok(match e {
         Expr::Int(v) => Sym::Const(*v),
         Expr::Var => Sym::Const(var),
@@ -141,21 +141,21 @@ fn zip(op: Op, a: &[Bit; 64], b: &[Bit; 64], disjoint: bool) -> Option<Box<[Bit;
 
 /// Bits of one block byte, moved: `(byte & mask) << shift`, right if negative.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Term {
+pub(super) struct Term {
     mask: u8,
     shift: i8,
-    byte: u32,
+    pub(super) byte: u32,
 }
 
 impl Term {
-    fn take(self, b: u8) -> u8 {
+    pub(super) fn take(self, b: u8) -> u8 {
         let v = b & self.mask;
         if self.shift >= 0 { v << self.shift.unsigned_abs() } else { v >> self.shift.unsigned_abs() }
     }
 }
 
 /// The low `width` (≤ 8) bits as terms and the constant to XOR.
-fn terms(bits: &[Bit; 64], width: usize) -> (Vec<Term>, u8) {
+pub(super) fn terms(bits: &[Bit; 64], width: usize) -> (Vec<Term>, u8) {
     let (mut out, mut flip): (Vec<Term>, u8) = (Vec::new(), 0);
     for (k, bit) in (0i8..8).zip(bits.iter().take(width)) {
         match *bit {
@@ -264,116 +264,6 @@ impl CodePlan {
             CodePlan::Tree { expr, mask } => {
                 for (i, o) in (0i64..).zip(out.iter_mut()) {
                     *o = u8::try_from(expr.eval(fields, i, block).int() & mask).unwrap_or(0);
-                }
-            }
-        }
-    }
-}
-
-/// One group's integer as a pick of bits: sign-extended from `width` if signed, then `plus` added.
-#[derive(Debug, Clone)]
-struct SubBits {
-    terms: Vec<Term>,
-    flip: u8,
-    width: u32,
-    signed: bool,
-    plus: i32,
-}
-
-/// How the integers of groups are read.
-#[derive(Debug, Clone)]
-pub(crate) struct SubPlan {
-    kind: SubKind,
-    /// Smallest and largest value that any block can give.
-    pub range: (i32, i32),
-}
-
-#[derive(Debug, Clone)]
-enum SubKind {
-    Gather(Vec<SubBits>),
-    /// The expression for each group, clamped to the limits (loading tries samples, which is no proof).
-    Tree(Expr),
-}
-
-/// Why a sub expression cannot be used.
-#[derive(Debug)]
-pub(crate) enum SubError {
-    Index(usize, i64),
-    Range,
-}
-
-impl SubPlan {
-    /// Smallest and largest integer of a group.
-    pub(crate) const LIMITS: (i32, i32) = (-128, 255);
-
-    /// Plans the integers of `groups` groups.
-    pub(crate) fn new(expr: Expr, fields: &[Field], groups: usize) -> Result<SubPlan, SubError> {
-        let mut list = Vec::new();
-        let (mut low, mut high) = (i64::MAX, i64::MIN);
-        for s in 0..groups {
-            let sym = sym(&expr, fields, i64::try_from(s).unwrap_or(0)).map_err(|(f, i)| SubError::Index(f, i))?;
-            let (bits, plus) = match sym {
-                Sym::Const(v) => (const_bits(0), v),
-                Sym::Bits { bits, plus } => (bits, plus),
-                Sym::Opaque => continue,
-            };
-            // Equal bits at the top are the sign.
-            let sign = bits[63];
-            let signed = sign != ZERO;
-            let body = bits.iter().rposition(|b| *b != sign).map_or(0, |p| p + 1);
-            let width = body + usize::from(signed);
-            let Some(width) = u32::try_from(width).ok().filter(|w| *w <= 8) else {
-                return Err(SubError::Range);
-            };
-            // Bounds bit by bit: exact when the bits are different ones, else a little wide.
-            let (mut min, mut max) = (plus, plus);
-            for (k, bit) in (0..width).zip(bits.iter()) {
-                let weight = if signed && k + 1 == width { -(1i64 << k) } else { 1i64 << k };
-                let (w0, w1) = match bit {
-                    Bit::Const(c) => (weight * i64::from(*c), weight * i64::from(*c)),
-                    Bit::Source { .. } => (weight.min(0), weight.max(0)),
-                };
-                min = min.saturating_add(w0);
-                max = max.saturating_add(w1);
-            }
-            (low, high) = (low.min(min), high.max(max));
-            let (terms, flip) = terms(&bits, width as usize);
-            list.push(SubBits { terms, flip, width, signed, plus: i32::try_from(plus).unwrap_or(0) });
-        }
-        if list.len() < groups {
-            let limits = i64::from(Self::LIMITS.0)..=i64::from(Self::LIMITS.1);
-            let fits = |block: Vec<u8>| (0i64..).take(groups).all(|s| limits.contains(&expr.eval(fields, s, &block).int()));
-            if !sample_blocks(fields).all(fits) {
-                return Err(SubError::Range);
-            }
-            return Ok(SubPlan { kind: SubKind::Tree(expr), range: Self::LIMITS });
-        }
-        match (i32::try_from(low), i32::try_from(high)) {
-            (Ok(low), Ok(high)) if low >= Self::LIMITS.0 && high <= Self::LIMITS.1 => {
-                Ok(SubPlan { kind: SubKind::Gather(list), range: (low, high) })
-            }
-            _ => Err(SubError::Range),
-        }
-    }
-
-    /// Writes one integer per group of `out`.
-    pub(crate) fn read(&self, fields: &[Field], block: &[u8], out: &mut [i32]) {
-        match &self.kind {
-            SubKind::Gather(list) => {
-                for (o, sub) in out.iter_mut().zip(list) {
-                    let mut v = 0u8;
-                    for t in &sub.terms {
-                        v |= t.take(block.get(t.byte as usize).copied().unwrap_or(0));
-                    }
-                    let v = i32::from(v ^ sub.flip);
-                    let free = 32 - sub.width;
-                    *o = if sub.signed { v.wrapping_shl(free) >> free.min(31) } else { v } + sub.plus;
-                }
-            }
-            SubKind::Tree(expr) => {
-                for (s, o) in (0i64..).zip(out.iter_mut()) {
-                    let v = expr.eval(fields, s, block).int();
-                    *o = i32::try_from(v.clamp(Self::LIMITS.0.into(), Self::LIMITS.1.into())).unwrap_or(0);
                 }
             }
         }

@@ -3,8 +3,10 @@
 use indexmap::IndexMap;
 use serde::Deserialize;
 
-use super::bits::{CodePlan, SubError, SubPlan, check_indices};
-use super::expr::{Expr, ExprError, Field, FieldType, fits, parse, sample_blocks};
+use super::bits::{CodePlan, check_indices};
+use super::expr::{Expr, Field, FieldType, fits, sample_blocks};
+use super::parse::{ExprError, parse};
+use super::subs::{SubError, SubPlan};
 use super::{BlockFormat, CodeValue, Element, FloatKind, Level, Quant};
 use crate::gguf::GgmlType;
 

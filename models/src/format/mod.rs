@@ -27,7 +27,9 @@ mod bits;
 mod decl;
 mod decode;
 mod expr;
+mod parse;
 mod set;
+mod subs;
 #[cfg(test)]
 mod tests;
 
@@ -37,8 +39,9 @@ pub use decl::FormatError;
 pub use decode::DecodeError;
 pub use set::FormatSet;
 
-use bits::{CodePlan, SubPlan};
+use bits::CodePlan;
 use expr::{Expr, Field};
+use subs::SubPlan;
 
 /// Storage of a floating-point number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -64,6 +67,7 @@ impl FloatKind {
 
 /// How elements are represented.
 #[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant)] // one a format, never in bulk
 pub enum Element {
     /// Each element is a float of its own; the block is one element.
     Float(FloatKind),
