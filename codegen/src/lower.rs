@@ -122,7 +122,11 @@ pub fn row_bytes(ty: &TensorType) -> u64 {
 }
 
 impl WeightMap {
-    fn place(&mut self, weight: &Weight, packing: impl FnOnce() -> Result<Packing, LowerError>) -> Result<usize, LowerError> {
+    fn place(
+        &mut self,
+        weight: &Weight,
+        packing: impl FnOnce() -> Result<Packing, LowerError>,
+    ) -> Result<usize, LowerError> {
         if let Some(i) = self.entries.iter().position(|e| e.weight.name == weight.name) {
             return Ok(i);
         }
@@ -140,7 +144,12 @@ impl WeightMap {
 }
 
 /// Lowers `graph` for runs of up to `tokens` tokens; new weights are added to `weights`.
-pub fn lower(graph: &Graph, tokens: u32, weights: &mut WeightMap, cx: &LowerContext<'_>) -> Result<Lowered, LowerError> {
+pub fn lower(
+    graph: &Graph,
+    tokens: u32,
+    weights: &mut WeightMap,
+    cx: &LowerContext<'_>,
+) -> Result<Lowered, LowerError> {
     let memory = memory::plan(graph, u64::from(tokens), &row_bytes);
     let mut l = Lowering { graph, tokens, memory: &memory, weights, cx };
     let mut calls: Vec<LoweredCall> = vec![];

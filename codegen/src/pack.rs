@@ -180,8 +180,7 @@ impl Layout {
                 offset
             })
         };
-        let scale =
-            LevelLayout { store: Store::of(quant.scale.store), top: scale_top, sub: sub(&quant.scale) };
+        let scale = LevelLayout { store: Store::of(quant.scale.store), top: scale_top, sub: sub(&quant.scale) };
         let min = quant.min.as_ref().zip(min_top).map(|(level, top)| LevelLayout {
             store: Store::of(level.store),
             top,
@@ -213,10 +212,16 @@ impl Layout {
 
 /// Packs panel `index` of a matrix whose rows are encoded in `format`, one after the other in `data`.
 /// `out` has [`Layout::panel_bytes`] bytes.
-pub fn pack_panel(format: &BlockFormat, layout: &Layout, data: &[u8], cols: u64, index: u64, out: &mut [u8]) -> Result<(), PackError> {
-    let row_bytes = format
-        .row_bytes(cols as usize)
-        .ok_or_else(|| PackError::Rows { cols, format: format.name.clone() })?;
+pub fn pack_panel(
+    format: &BlockFormat,
+    layout: &Layout,
+    data: &[u8],
+    cols: u64,
+    index: u64,
+    out: &mut [u8],
+) -> Result<(), PackError> {
+    let row_bytes =
+        format.row_bytes(cols as usize).ok_or_else(|| PackError::Rows { cols, format: format.name.clone() })?;
     let row = |r: u64| {
         let at = (index * ROWS + r) as usize * row_bytes;
         data.get(at..at + row_bytes)
@@ -248,7 +253,6 @@ pub fn pack_panel(format: &BlockFormat, layout: &Layout, data: &[u8], cols: u64,
     }
     Ok(())
 }
-
 
 fn put_block(q: &QuantLayout, d: &Decomposed, row: usize, out: &mut [u8]) {
     let rows = ROWS as usize;

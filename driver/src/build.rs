@@ -18,8 +18,8 @@ use tilewright_models::format::{BlockFormat, FormatSet};
 use tilewright_models::model::Model;
 use tilewright_passes::{Activations, PassContext, PassManager, Report};
 use tilewright_runtime::artifact::{
-    ArtifactWriter, CHAT_TEMPLATE, Choice, GRAPH, KERNELS, ManifestInfo, ModelIdentity, SourceFile, TOKENIZER, TargetInfo,
-    TokenizerFacts,
+    ArtifactWriter, CHAT_TEMPLATE, Choice, GRAPH, KERNELS, ManifestInfo, ModelIdentity, SourceFile, TOKENIZER,
+    TargetInfo, TokenizerFacts,
 };
 use tilewright_runtime::plan::{Call, KvLayer, ModelFacts, Plan, Program, RopeTable};
 
@@ -138,7 +138,11 @@ impl KernelTable {
 }
 
 /// Runs every stage but the packing of weights.
-pub fn compile(model: &Model, options: &BuildOptions, progress: &mut dyn FnMut(Progress<'_>)) -> Result<Compiled, DriverError> {
+pub fn compile(
+    model: &Model,
+    options: &BuildOptions,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<Compiled, DriverError> {
     progress(Progress::Stage("graph"));
     let ctx = options.ctx.map_or(model.hyper().n_ctx, |ctx| model.hyper().n_ctx.min(ctx.into()));
     let mut graph = model.graph_for(ctx)?;
@@ -240,7 +244,11 @@ fn choices(passes: &Report, table: &KernelTable, weights: &WeightMap, options: &
     let mut out = vec![Choice {
         what: "activations".into(),
         choice: format!("{:?}", options.activations).into(),
-        why: "int8 blocks of 32 with one f32 scale where the weight is a block format; f32 elsewhere".into(),
+        why: format!(
+            "int8 blocks of {} with one f32 scale where the weight is a block format; f32 elsewhere",
+            tilewright_ir::graph::Q8_BLOCK
+        )
+        .into(),
     }];
     for p in &passes.rows {
         let why = tilewright_passes::manager::find(p.name).map_or("", |pass| pass.doc());
@@ -299,10 +307,7 @@ pub fn build(
     let target = &options.target;
     let info = ManifestInfo {
         compiler: concat!("tilewright ", env!("CARGO_PKG_VERSION")).into(),
-        model: ModelIdentity {
-            arch: compiled.plan.model.arch.clone(),
-            files: sources(model.path())?,
-        },
+        model: ModelIdentity { arch: compiled.plan.model.arch.clone(), files: sources(model.path())? },
         target: TargetInfo {
             name: target.name.clone(),
             arch: target.arch().to_string(),

@@ -131,7 +131,9 @@ impl HfFolder {
             let Some(info) = meta.info(&name) else { continue };
             let (start, end) = info.data_offsets;
             let range = start.checked_add(base).zip(end.checked_add(base)).filter(|r| mapped.get(r.0..r.1).is_some());
-            let Some((start, end)) = range else { return Err(damaged(format!("tensor `{name}` lies outside the file")).into()) };
+            let Some((start, end)) = range else {
+                return Err(damaged(format!("tensor `{name}` lies outside the file")).into());
+            };
             let tensor = FolderTensor {
                 name: name.clone(),
                 shape: info.shape.iter().map(|d| *d as u64).collect(),

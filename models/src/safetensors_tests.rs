@@ -62,7 +62,8 @@ fn one_file() {
 #[test]
 fn shards() {
     let dir = Dir::new("shards");
-    dir.put("a.safetensors", shard("a", Dtype::F32, &[1], &[1; 4])).put("b.safetensors", shard("b", Dtype::F16, &[1], &[2; 2]));
+    dir.put("a.safetensors", shard("a", Dtype::F32, &[1], &[1; 4]))
+        .put("b.safetensors", shard("b", Dtype::F16, &[1], &[2; 2]));
     dir.put(INDEX, index(&[("a", "a.safetensors"), ("b", "b.safetensors")]));
     let f = HfFolder::open(&dir.0).unwrap();
     assert_eq!((f.data("a"), f.data("b")), (Some(&[1; 4][..]), Some(&[2; 2][..])));
@@ -78,7 +79,16 @@ fn shards() {
 #[test]
 fn shard_names_stay_inside() {
     let dir = Dir::new("names");
-    for name in ["../x.safetensors", "/etc/x.safetensors", "a/b.safetensors", "..", "", "a\\b.safetensors", "./a.safetensors", "x.bin"] {
+    for name in [
+        "../x.safetensors",
+        "/etc/x.safetensors",
+        "a/b.safetensors",
+        "..",
+        "",
+        "a\\b.safetensors",
+        "./a.safetensors",
+        "x.bin",
+    ] {
         dir.put(INDEX, index(&[("w", name)]));
         assert!(dir.error().contains("only plain file names"), "{name}: {}", dir.error());
     }

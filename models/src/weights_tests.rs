@@ -6,10 +6,8 @@ use crate::gguf::{GgmlType, GgufWriter};
 #[test]
 fn shapes_are_row_major_and_formats_named() {
     let ty = |id| GgmlType::from_id(id).unwrap();
-    let bytes = GgufWriter::new()
-        .tensor("q", &[32, 3, 2], ty(8), &[0; 34 * 6])
-        .tensor("x", &[256], ty(17), &[0; 74])
-        .finish();
+    let bytes =
+        GgufWriter::new().tensor("q", &[32, 3, 2], ty(8), &[0; 34 * 6]).tensor("x", &[256], ty(17), &[0; 74]).finish();
     let f = WeightFile::from_gguf(GgufFile::from_bytes("m.gguf", bytes).unwrap(), FormatSet::builtin());
     let q = f.tensor("q").unwrap();
     assert_eq!((q.shape.as_slice(), q.format.name()), (&[2u64, 3, 32][..], "q8_0"));

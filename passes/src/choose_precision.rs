@@ -60,9 +60,8 @@ fn wants_q8(g: &Graph, id: NodeId, ctx: &PassContext) -> Option<NodeId> {
         _ => return None,
     };
     let x = g.operand(id, "x")?;
-    let takes = |role: &&str| {
-        g.operand(id, role).and_then(|w| g.weight_of(w)).is_some_and(|w| (ctx.takes_q8)(w.format()))
-    };
+    let takes =
+        |role: &&str| g.operand(id, role).and_then(|w| g.weight_of(w)).is_some_and(|w| (ctx.takes_q8)(w.format()));
     let fits = g.ty(x).elem == Elem::F32 && g.ty(x).width().is_some_and(|n| n.is_multiple_of(Q8_UNIT));
     (fits && weights.iter().all(takes)).then_some(x)
 }

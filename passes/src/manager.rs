@@ -191,7 +191,8 @@ impl<'a> PassManager<'a> {
 
     /// Runs just these, in this order.
     pub fn run_named(&self, g: &mut Graph, names: &[&str]) -> Result<Report, PassError> {
-        let passes = names.iter().map(|n| find(n).ok_or_else(|| unknown(n, "to run"))).collect::<Result<Vec<_>, _>>()?;
+        let passes =
+            names.iter().map(|n| find(n).ok_or_else(|| unknown(n, "to run"))).collect::<Result<Vec<_>, _>>()?;
         self.run_each(g, &passes)
     }
 

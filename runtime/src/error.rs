@@ -131,7 +131,7 @@ pub enum RunError {
     #[error("logits were asked for an empty list of tokens; give at least one token")]
     NoTokens,
     /// The model's fault, or a kernel's: every logit is NaN.
-    #[error("numerical error: all logits at position {position} are NaN; check the model file (--check-tensors)")]
+    #[error("numerical error: all logits at position {position} are NaN; check the model file, fetch it again")]
     Numerical {
         /// Position of the row.
         position: u32,

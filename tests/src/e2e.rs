@@ -106,7 +106,8 @@ pub fn program() -> &'static Path {
         let out = Command::new(cargo).args(args).current_dir(root).output().expect("cargo");
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
         let messages = String::from_utf8(out.stdout).expect("UTF-8");
-        let executable = |line| Some(serde_json::from_str::<serde_json::Value>(line).ok()?["executable"].as_str()?.into());
+        let executable =
+            |line| Some(serde_json::from_str::<serde_json::Value>(line).ok()?["executable"].as_str()?.into());
         messages.lines().find_map(executable).expect("an executable")
     })
 }

@@ -76,7 +76,11 @@ fn bytes(weight: &Weight, seed: u64) -> Vec<u8> {
         "f16" => (0..size / 2).flat_map(|k| half::f16::from_f32(unit(k as u64)).to_le_bytes()).collect(),
         "bf16" => (0..size / 2).flat_map(|k| half::bf16::from_f32(unit(k as u64)).to_le_bytes()).collect(),
         // An exponent near 127, then 32 codes of 4 bits.
-        "mxfp4" => (0..size).map(|k| if k % 17 == 0 { 124 + (unit(k as u64) * 3.0) as u8 } else { (unit(k as u64) * 127.0) as i8 as u8 }).collect(),
+        "mxfp4" => (0..size)
+            .map(
+                |k| if k % 17 == 0 { 124 + (unit(k as u64) * 3.0) as u8 } else { (unit(k as u64) * 127.0) as i8 as u8 },
+            )
+            .collect(),
         other => panic!("no random weights of format {other}"),
     }
 }
@@ -156,12 +160,8 @@ impl Host {
                 }
             }
         }
-        let kernels: Vec<_> = lowered
-            .calls
-            .iter()
-            .enumerate()
-            .map(|(i, c)| c.schedule.build(&format!("k{i}"), &c.params))
-            .collect();
+        let kernels: Vec<_> =
+            lowered.calls.iter().enumerate().map(|(i, c)| c.schedule.build(&format!("k{i}"), &c.params)).collect();
         for k in &kernels {
             tilewright_ir::kernel::verify(k).map_err(|e| format!("{}: {e:?}", k.name))?;
         }
@@ -233,12 +233,10 @@ impl Host {
                     None => run_at(kernel, Precision::F32, &mut self.buffers, &pointers, &scalars, i64::from(chunk))
                         .map_err(|e| format!("{}: {e}", call.label))?,
                     Some(jit) => {
-                        let ptrs: Vec<*mut u8> = pointers
-                            .iter()
-                            .map(|p| self.buffers[p.buffer][p.offset..].as_mut_ptr())
-                            .collect();
+                        let ptrs: Vec<*mut u8> =
+                            pointers.iter().map(|p| self.buffers[p.buffer][p.offset..].as_mut_ptr()).collect();
                         // SAFETY: the same kernel and arguments run in the interpreter, which checks every access.
-                        unsafe { jit.call(&kernel.name, &ptrs, &scalars, i64::from(chunk)) };
+                        unsafe { jit.call(&kernel.name, &ptrs, &scalars, i64::from(chunk)) }.map_err(|e| e.to_string())?;
                     }
                 }
             }

@@ -27,16 +27,8 @@ pub enum Quant {
 
 impl Quant {
     /// All of them.
-    pub const ALL: [Quant; 8] = [
-        Quant::F32,
-        Quant::F16,
-        Quant::BF16,
-        Quant::Q4_0,
-        Quant::Q4_1,
-        Quant::Q5_0,
-        Quant::Q5_1,
-        Quant::Q8_0,
-    ];
+    pub const ALL: [Quant; 8] =
+        [Quant::F32, Quant::F16, Quant::BF16, Quant::Q4_0, Quant::Q4_1, Quant::Q5_0, Quant::Q5_1, Quant::Q8_0];
 
     /// GGUF's number of this type.
     pub fn ggml_type(self) -> u32 {
@@ -82,12 +74,7 @@ impl Quant {
     /// Bytes of `x`, whose length must be a multiple of the block.
     pub fn encode(self, x: &[f32]) -> Vec<u8> {
         let (n, bytes) = self.block();
-        assert_eq!(
-            x.len() % n,
-            0,
-            "{} elements are no multiple of {n}",
-            x.len()
-        );
+        assert_eq!(x.len() % n, 0, "{} elements are no multiple of {n}", x.len());
         let mut out = Vec::with_capacity(x.len() / n * bytes);
         for b in x.chunks_exact(n) {
             match self {
@@ -122,12 +109,9 @@ impl Quant {
                 Quant::Q4_0 => out.extend((0..32).map(|i| h(0) * (f32::from(nib(2, i)) - 8.0))),
                 Quant::Q4_1 => out.extend((0..32).map(|i| h(0) * f32::from(nib(4, i)) + h(2))),
                 Quant::Q5_0 => {
-                    out.extend(
-                        (0..32).map(|i| h(0) * (f32::from(nib(6, i) | (bit(2, i) << 4)) - 16.0)),
-                    );
+                    out.extend((0..32).map(|i| h(0) * (f32::from(nib(6, i) | (bit(2, i) << 4)) - 16.0)));
                 }
-                Quant::Q5_1 => out
-                    .extend((0..32).map(|i| h(0) * f32::from(nib(8, i) | (bit(4, i) << 4)) + h(2))),
+                Quant::Q5_1 => out.extend((0..32).map(|i| h(0) * f32::from(nib(8, i) | (bit(4, i) << 4)) + h(2))),
             }
         }
         out
@@ -135,11 +119,7 @@ impl Quant {
 
     /// `x` as it comes back from this format.
     pub fn round_trip(self, x: &[f32]) -> Vec<f32> {
-        if self == Quant::F32 {
-            x.to_vec()
-        } else {
-            self.decode(&self.encode(x))
-        }
+        if self == Quant::F32 { x.to_vec() } else { self.decode(&self.encode(x)) }
     }
 }
 
@@ -153,19 +133,12 @@ fn q8_0(b: &[f32], out: &mut Vec<u8>) {
 
 /// Q4_0 (`half` 8) and Q5_0 (`half` 16): the value of largest magnitude becomes exactly `-half`.
 fn symmetric(b: &[f32], half: u8, out: &mut Vec<u8>) {
-    let max = b
-        .iter()
-        .fold(0.0f32, |m, &v| if v.abs() > m.abs() { v } else { m });
+    let max = b.iter().fold(0.0f32, |m, &v| if v.abs() > m.abs() { v } else { m });
     let d = max / -f32::from(half);
     let id = if d == 0.0 { 0.0 } else { 1.0 / d };
     out.extend(f16::from_f32(d).to_le_bytes());
     let top = 2 * half - 1;
-    pack(
-        b.iter()
-            .map(|v| ((v * id + f32::from(half) + 0.5) as i32 as u8).min(top)),
-        half == 16,
-        out,
-    );
+    pack(b.iter().map(|v| ((v * id + f32::from(half) + 0.5) as i32 as u8).min(top)), half == 16, out);
 }
 
 /// Q4_1 (`levels` 15) and Q5_1 (`levels` 31): a scale and a minimum.
@@ -176,21 +149,14 @@ fn affine(b: &[f32], levels: u8, out: &mut Vec<u8>) {
     let id = if d == 0.0 { 0.0 } else { 1.0 / d };
     out.extend(f16::from_f32(d).to_le_bytes());
     out.extend(f16::from_f32(min).to_le_bytes());
-    pack(
-        b.iter().map(|v| (((v - min) * id + 0.5) as u8).min(levels)),
-        levels == 31,
-        out,
-    );
+    pack(b.iter().map(|v| (((v - min) * id + 0.5) as u8).min(levels)), levels == 31, out);
 }
 
 /// Writes 32 quants: the plane of fifth bits if there is one, then nibbles `i` and `i + 16` in one byte.
 fn pack(q: impl Iterator<Item = u8>, fifth: bool, out: &mut Vec<u8>) {
     let q: Vec<u8> = q.collect();
     if fifth {
-        let qh = q
-            .iter()
-            .enumerate()
-            .fold(0u32, |m, (i, v)| m | (u32::from(v >> 4) << i));
+        let qh = q.iter().enumerate().fold(0u32, |m, (i, v)| m | (u32::from(v >> 4) << i));
         out.extend(qh.to_le_bytes());
     }
     out.extend((0..16).map(|i| (q[i] & 15) | ((q[i + 16] & 15) << 4)));
@@ -213,90 +179,18 @@ pub struct Layout {
 
 /// The formats of [`random_blocks`].
 pub const LAYOUTS: [Layout; 12] = [
-    Layout {
-        name: "q4_0",
-        ggml_type: 2,
-        elements: 32,
-        bytes: 18,
-        halves: &[0],
-    },
-    Layout {
-        name: "q4_1",
-        ggml_type: 3,
-        elements: 32,
-        bytes: 20,
-        halves: &[0, 2],
-    },
-    Layout {
-        name: "q5_0",
-        ggml_type: 6,
-        elements: 32,
-        bytes: 22,
-        halves: &[0],
-    },
-    Layout {
-        name: "q5_1",
-        ggml_type: 7,
-        elements: 32,
-        bytes: 24,
-        halves: &[0, 2],
-    },
-    Layout {
-        name: "q8_0",
-        ggml_type: 8,
-        elements: 32,
-        bytes: 34,
-        halves: &[0],
-    },
-    Layout {
-        name: "q2_k",
-        ggml_type: 10,
-        elements: 256,
-        bytes: 84,
-        halves: &[80, 82],
-    },
-    Layout {
-        name: "q3_k",
-        ggml_type: 11,
-        elements: 256,
-        bytes: 110,
-        halves: &[108],
-    },
-    Layout {
-        name: "q4_k",
-        ggml_type: 12,
-        elements: 256,
-        bytes: 144,
-        halves: &[0, 2],
-    },
-    Layout {
-        name: "q5_k",
-        ggml_type: 13,
-        elements: 256,
-        bytes: 176,
-        halves: &[0, 2],
-    },
-    Layout {
-        name: "q6_k",
-        ggml_type: 14,
-        elements: 256,
-        bytes: 210,
-        halves: &[208],
-    },
-    Layout {
-        name: "iq4_nl",
-        ggml_type: 20,
-        elements: 32,
-        bytes: 18,
-        halves: &[0],
-    },
-    Layout {
-        name: "iq4_xs",
-        ggml_type: 23,
-        elements: 256,
-        bytes: 136,
-        halves: &[0],
-    },
+    Layout { name: "q4_0", ggml_type: 2, elements: 32, bytes: 18, halves: &[0] },
+    Layout { name: "q4_1", ggml_type: 3, elements: 32, bytes: 20, halves: &[0, 2] },
+    Layout { name: "q5_0", ggml_type: 6, elements: 32, bytes: 22, halves: &[0] },
+    Layout { name: "q5_1", ggml_type: 7, elements: 32, bytes: 24, halves: &[0, 2] },
+    Layout { name: "q8_0", ggml_type: 8, elements: 32, bytes: 34, halves: &[0] },
+    Layout { name: "q2_k", ggml_type: 10, elements: 256, bytes: 84, halves: &[80, 82] },
+    Layout { name: "q3_k", ggml_type: 11, elements: 256, bytes: 110, halves: &[108] },
+    Layout { name: "q4_k", ggml_type: 12, elements: 256, bytes: 144, halves: &[0, 2] },
+    Layout { name: "q5_k", ggml_type: 13, elements: 256, bytes: 176, halves: &[0, 2] },
+    Layout { name: "q6_k", ggml_type: 14, elements: 256, bytes: 210, halves: &[208] },
+    Layout { name: "iq4_nl", ggml_type: 20, elements: 32, bytes: 18, halves: &[0] },
+    Layout { name: "iq4_xs", ggml_type: 23, elements: 256, bytes: 136, halves: &[0] },
 ];
 
 /// The layout called `name`.
@@ -311,9 +205,7 @@ pub fn random_blocks(layout: &Layout, n: usize, seed: u64) -> Vec<u8> {
         k = k.wrapping_add(1);
         crate::tiny::splitmix64(k.wrapping_mul(0x9E37_79B9_7F4A_7C15))
     };
-    let mut out: Vec<u8> = (0..n * layout.bytes)
-        .map(|_| (next() >> 56) as u8)
-        .collect();
+    let mut out: Vec<u8> = (0..n * layout.bytes).map(|_| (next() >> 56) as u8).collect();
     for b in out.chunks_exact_mut(layout.bytes) {
         for &at in layout.halves {
             let r = next();
@@ -330,50 +222,25 @@ mod tests {
     use super::*;
 
     fn row() -> Vec<f32> {
-        (0..320u64)
-            .map(|i| (crate::tiny::splitmix64(i) >> 40) as f32 / (1u32 << 23) as f32 - 1.0)
-            .collect()
+        (0..320u64).map(|i| (crate::tiny::splitmix64(i) >> 40) as f32 / (1u32 << 23) as f32 - 1.0).collect()
     }
 
     #[test]
     fn errors_are_within_half_a_step() {
         let x = row();
-        for (q, steps) in [
-            (Quant::Q4_0, 7.0),
-            (Quant::Q4_1, 7.5),
-            (Quant::Q5_0, 15.0),
-            (Quant::Q5_1, 15.5),
-            (Quant::Q8_0, 127.0),
-        ] {
+        for (q, steps) in
+            [(Quant::Q4_0, 7.0), (Quant::Q4_1, 7.5), (Quant::Q5_0, 15.0), (Quant::Q5_1, 15.5), (Quant::Q8_0, 127.0)]
+        {
             let y = q.round_trip(&x);
             // the symmetric formats lack the top level, so a value opposite to the largest may be a whole step off
-            let limit = if matches!(q, Quant::Q4_0 | Quant::Q5_0) {
-                1.05 / steps
-            } else {
-                0.52 / steps
-            };
-            let worst = x
-                .iter()
-                .zip(&y)
-                .fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));
+            let limit = if matches!(q, Quant::Q4_0 | Quant::Q5_0) { 1.05 / steps } else { 0.52 / steps };
+            let worst = x.iter().zip(&y).fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));
             assert!(worst <= limit, "{q:?}: {worst} > {limit}");
             assert_eq!(q.encode(&y).len(), x.len() / 32 * q.block().1);
         }
         assert_eq!(Quant::F32.round_trip(&x), x);
-        assert!(
-            Quant::F16
-                .round_trip(&x)
-                .iter()
-                .zip(&x)
-                .all(|(a, b)| (a - b).abs() < 5e-4)
-        );
-        assert!(
-            Quant::BF16
-                .round_trip(&x)
-                .iter()
-                .zip(&x)
-                .all(|(a, b)| (a - b).abs() < 4e-3)
-        );
+        assert!(Quant::F16.round_trip(&x).iter().zip(&x).all(|(a, b)| (a - b).abs() < 5e-4));
+        assert!(Quant::BF16.round_trip(&x).iter().zip(&x).all(|(a, b)| (a - b).abs() < 4e-3));
     }
 
     #[test]

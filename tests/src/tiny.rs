@@ -33,9 +33,7 @@ pub fn splitmix64(x: u64) -> u64 {
 
 /// FNV-1a of a string, 64 bits.
 pub fn fnv1a64(s: &str) -> u64 {
-    s.bytes().fold(0xCBF2_9CE4_8422_2325, |h, b| {
-        (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01B3)
-    })
+    s.bytes().fold(0xCBF2_9CE4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01B3))
 }
 
 /// The weights of the Hugging Face tensor `name` of a model whose `model_type` is `arch`, row-major.
@@ -98,12 +96,8 @@ fn folder() -> PathBuf {
 }
 
 fn list<T>(v: &Value, key: &str, f: impl Fn(&Value) -> Option<T>) -> Result<Vec<T>> {
-    let a = v[key]
-        .as_array()
-        .with_context(|| format!("no array {key}"))?;
-    a.iter()
-        .map(|x| f(x).with_context(|| format!("bad element in {key}")))
-        .collect()
+    let a = v[key].as_array().with_context(|| format!("no array {key}"))?;
+    a.iter().map(|x| f(x).with_context(|| format!("bad element in {key}"))).collect()
 }
 
 impl Golden {
@@ -111,13 +105,7 @@ impl Golden {
     pub fn names() -> Vec<String> {
         let mut v: Vec<String> = std::fs::read_dir(folder())
             .expect("tests/goldens/arch")
-            .filter_map(|e| {
-                e.ok()?
-                    .file_name()
-                    .to_str()?
-                    .strip_suffix(".json")
-                    .map(str::to_owned)
-            })
+            .filter_map(|e| e.ok()?.file_name().to_str()?.strip_suffix(".json").map(str::to_owned))
             .collect();
         v.sort();
         v
@@ -128,23 +116,9 @@ impl Golden {
         let path = folder().join(format!("{name}.json"));
         let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
         let v: Value = serde_json::from_str(&text)?;
-        let usizes = |x: &Value| {
-            x.as_array()?
-                .iter()
-                .map(|d| Some(d.as_u64()? as usize))
-                .collect::<Option<Vec<_>>>()
-        };
-        let floats = |x: &Value| {
-            x.as_array()?
-                .iter()
-                .map(|d| Some(d.as_f64()? as f32))
-                .collect::<Option<Vec<_>>>()
-        };
-        let object = |key: &str| {
-            v[key]
-                .as_object()
-                .with_context(|| format!("no object {key}"))
-        };
+        let usizes = |x: &Value| x.as_array()?.iter().map(|d| Some(d.as_u64()? as usize)).collect::<Option<Vec<_>>>();
+        let floats = |x: &Value| x.as_array()?.iter().map(|d| Some(d.as_f64()? as f32)).collect::<Option<Vec<_>>>();
+        let object = |key: &str| v[key].as_object().with_context(|| format!("no object {key}"));
         Ok(Golden {
             name: name.to_owned(),
             arch: v["arch"].as_str().context("no arch")?.to_owned(),
@@ -155,14 +129,7 @@ impl Golden {
                 .collect::<Result<_>>()?,
             probe: object("probe")?
                 .iter()
-                .map(|(k, p)| {
-                    Ok((
-                        k.clone(),
-                        floats(p)
-                            .and_then(|p| p.try_into().ok())
-                            .context("bad probe")?,
-                    ))
-                })
+                .map(|(k, p)| Ok((k.clone(), floats(p).and_then(|p| p.try_into().ok()).context("bad probe")?)))
                 .collect::<Result<_>>()?,
             ids: list(&v, "ids", |x| Some(x.as_u64()? as u32))?,
             positions: list(&v, "positions", |x| Some(x.as_u64()? as usize))?,
@@ -190,8 +157,7 @@ impl Golden {
     /// Whether GGUF metadata can say all that the logits depend on. It has no key for gemma's `query_pre_attn_scalar`: readers
     /// take head_dim in its place.
     pub fn gguf_says_all(&self) -> bool {
-        self.num("query_pre_attn_scalar")
-            .is_none_or(|q| q == self.head_dim() as f64)
+        self.num("query_pre_attn_scalar").is_none_or(|q| q == self.head_dim() as f64)
     }
 
     /// Whether llama.cpp, given the GGUF, computes these logits. It ignores the sliding window of mistral and phi3
@@ -207,15 +173,12 @@ impl Golden {
     }
 
     fn size(&self, key: &str) -> Result<usize> {
-        Ok(self.config[key]
-            .as_u64()
-            .with_context(|| format!("no {key} in the config"))? as usize)
+        Ok(self.config[key].as_u64().with_context(|| format!("no {key} in the config"))? as usize)
     }
 
     fn head_dim(&self) -> usize {
         let get = |k: &str| self.config[k].as_u64().map(|v| v as usize);
-        get("head_dim")
-            .unwrap_or_else(|| get("hidden_size").unwrap() / get("num_attention_heads").unwrap())
+        get("head_dim").unwrap_or_else(|| get("hidden_size").unwrap() / get("num_attention_heads").unwrap())
     }
 
     /// RoPE parameters of the global layers.
@@ -242,23 +205,14 @@ impl Golden {
 
     /// `config.json` in the given style.
     pub fn config(&self, style: HfStyle) -> Result<Value> {
-        let mut c = self
-            .config
-            .as_object()
-            .context("config is no object")?
-            .clone();
+        let mut c = self.config.as_object().context("config is no object")?.clone();
         if style == HfStyle::Saved {
             return Ok(Value::Object(c));
         }
         let rope = self.rope().clone();
         let local = self.config["rope_parameters"]["sliding_attention"]["rope_theta"].clone();
         let pattern = self.pattern()?;
-        for k in [
-            "rope_parameters",
-            "layer_types",
-            "_sliding_window_pattern",
-            "dtype",
-        ] {
+        for k in ["rope_parameters", "layer_types", "_sliding_window_pattern", "dtype"] {
             c.shift_remove(k);
         }
         c.insert("torch_dtype".into(), "float32".into());
@@ -293,58 +247,31 @@ impl Golden {
     /// Weights as `through` leaves them: only matrices are rounded.
     fn rounded(&self, name: &str, shape: &[usize], through: Quant) -> Vec<f32> {
         let v = values(&self.arch, name, shape);
-        if shape.len() < 2 {
-            v
-        } else {
-            through.round_trip(&v)
-        }
+        if shape.len() < 2 { v } else { through.round_trip(&v) }
     }
 
     /// Writes `config.json`, `model.safetensors` (f32), `tokenizer.json` and `tokenizer_config.json` into `dir`, which is made.
     /// Matrices go through `through` and back, so that the folder is the exact twin of the GGUF that stores them so.
     pub fn write_hf(&self, dir: &Path, style: HfStyle, through: Quant) -> Result<()> {
         std::fs::create_dir_all(dir)?;
-        std::fs::write(
-            dir.join("config.json"),
-            serde_json::to_string_pretty(&self.config(style)?)?,
-        )?;
-        std::fs::write(
-            dir.join("tokenizer.json"),
-            serde_json::to_string(&tokenizer_json())?,
-        )?;
+        std::fs::write(dir.join("config.json"), serde_json::to_string_pretty(&self.config(style)?)?)?;
+        std::fs::write(dir.join("tokenizer.json"), serde_json::to_string(&tokenizer_json())?)?;
         let tc = json!({
             "tokenizer_class": "GPT2Tokenizer", "add_prefix_space": false, "add_bos_token": false, "clean_up_tokenization_spaces": false,
             "bos_token": SPECIAL[1], "eos_token": SPECIAL[2], "pad_token": SPECIAL[0], "unk_token": null,
         });
-        std::fs::write(
-            dir.join("tokenizer_config.json"),
-            serde_json::to_string_pretty(&tc)?,
-        )?;
+        std::fs::write(dir.join("tokenizer_config.json"), serde_json::to_string_pretty(&tc)?)?;
         let data: Vec<(String, Vec<usize>, Vec<u8>)> = self
             .tensors
             .iter()
-            .map(|(n, s)| {
-                (
-                    n.clone(),
-                    s.clone(),
-                    Quant::F32.encode(&self.rounded(n, s, through)),
-                )
-            })
+            .map(|(n, s)| (n.clone(), s.clone(), Quant::F32.encode(&self.rounded(n, s, through))))
             .collect();
         let views = data
             .iter()
-            .map(|(n, s, b)| {
-                Ok((
-                    n,
-                    safetensors::tensor::TensorView::new(safetensors::Dtype::F32, s.clone(), b)?,
-                ))
-            })
+            .map(|(n, s, b)| Ok((n, safetensors::tensor::TensorView::new(safetensors::Dtype::F32, s.clone(), b)?)))
             .collect::<Result<Vec<_>>>()?;
         let info = std::collections::HashMap::from([("format".to_owned(), "pt".to_owned())]);
-        std::fs::write(
-            dir.join("model.safetensors"),
-            safetensors::serialize(views, Some(info))?,
-        )?;
+        std::fs::write(dir.join("model.safetensors"), safetensors::serialize(views, Some(info))?)?;
         Ok(())
     }
 
@@ -353,10 +280,7 @@ impl Golden {
         let mut out = GgufOut::default();
         self.metadata(&mut out, quant)?;
         vocabulary(&mut out);
-        let (heads, kv_heads) = (
-            self.size("num_attention_heads")?,
-            self.size("num_key_value_heads")?,
-        );
+        let (heads, kv_heads) = (self.size("num_attention_heads")?, self.size("num_key_value_heads")?);
         for (name, factors) in self.rope_tensors()? {
             out.tensors.push(TensorOut {
                 name: name.into(),
@@ -387,9 +311,7 @@ impl Golden {
 
     /// Writes [`Golden::gguf`] to a file.
     pub fn write_gguf(&self, path: &Path, quant: Quant) -> Result<()> {
-        self.gguf(quant)?
-            .write(path)
-            .with_context(|| path.display().to_string())
+        self.gguf(quant)?.write(path).with_context(|| path.display().to_string())
     }
 
     fn gguf_name(&self, hf: &str) -> Result<String> {
@@ -428,17 +350,11 @@ impl Golden {
     /// Frequency divisors that llama.cpp's converter stores as tensors.
     fn rope_tensors(&self) -> Result<Vec<(&'static str, Vec<f32>)>> {
         let r = self.rope();
-        let get = |k: &str| {
-            r[k].as_f64()
-                .with_context(|| format!("no {k} in rope_parameters"))
-        };
+        let get = |k: &str| r[k].as_f64().with_context(|| format!("no {k} in rope_parameters"));
         match r["rope_type"].as_str() {
             Some("llama3") => {
-                let (base, factor, orig) = (
-                    get("rope_theta")?,
-                    get("factor")?,
-                    get("original_max_position_embeddings")?,
-                );
+                let (base, factor, orig) =
+                    (get("rope_theta")?, get("factor")?, get("original_max_position_embeddings")?);
                 let (low, high) = (get("low_freq_factor")?, get("high_freq_factor")?);
                 let dim = self.head_dim();
                 let f = (0..dim / 2).map(|i| {
@@ -482,36 +398,22 @@ impl Golden {
         set("embedding_length", u(self.size("hidden_size")?));
         set("feed_forward_length", u(self.size("intermediate_size")?));
         set("attention.head_count", u(self.size("num_attention_heads")?));
-        set(
-            "attention.head_count_kv",
-            u(self.size("num_key_value_heads")?),
-        );
-        set(
-            "attention.layer_norm_rms_epsilon",
-            f(self.num("rms_norm_eps").context("no rms_norm_eps")?),
-        );
+        set("attention.head_count_kv", u(self.size("num_key_value_heads")?));
+        set("attention.layer_norm_rms_epsilon", f(self.num("rms_norm_eps").context("no rms_norm_eps")?));
         if self.config["head_dim"].is_u64() {
             set("attention.key_length", u(self.head_dim()));
             set("attention.value_length", u(self.head_dim()));
         }
         if a != "gemma2" {
             // the converter leaves it out there, and readers take 10000
-            set(
-                "rope.freq_base",
-                f(rope["rope_theta"].as_f64().context("no rope_theta")?),
-            );
+            set("rope.freq_base", f(rope["rope_theta"].as_f64().context("no rope_theta")?));
         }
-        if let Some(local) =
-            self.config["rope_parameters"]["sliding_attention"]["rope_theta"].as_f64()
-        {
+        if let Some(local) = self.config["rope_parameters"]["sliding_attention"]["rope_theta"].as_f64() {
             set("rope.freq_base_swa", f(local));
         }
         if rope["rope_type"] == "linear" {
             set("rope.scaling.type", "linear".into());
-            set(
-                "rope.scaling.factor",
-                f(rope["factor"].as_f64().context("no factor")?),
-            );
+            set("rope.scaling.factor", f(rope["factor"].as_f64().context("no factor")?));
         }
         for key in ["attn_logit_softcapping", "final_logit_softcapping"] {
             if let Some(v) = self.num(key) {
@@ -534,18 +436,12 @@ impl Golden {
         }
         if a == "phi3" {
             let part = rope["partial_rotary_factor"].as_f64().unwrap_or(1.0);
-            set(
-                "rope.dimension_count",
-                u((part * self.head_dim() as f64) as usize),
-            );
+            set("rope.dimension_count", u((part * self.head_dim() as f64) as usize));
             let orig = self.size("original_max_position_embeddings")?;
             set("rope.scaling.original_context_length", u(orig));
             if rope["rope_type"] == "longrope" {
                 let scale = self.size("max_position_embeddings")? as f64 / orig as f64;
-                set(
-                    "rope.scaling.attn_factor",
-                    f((1.0 + scale.ln() / (orig as f64).ln()).sqrt()),
-                );
+                set("rope.scaling.attn_factor", f((1.0 + scale.ln() / (orig as f64).ln()).sqrt()));
             }
         }
         Ok(())
@@ -569,48 +465,33 @@ pub const SPECIAL: [&str; 3] = ["<|pad|>", "<|bos|>", "<|eos|>"];
 
 /// Merges in order of rank, as GGUF and `tokenizer.json` spell them.
 pub const MERGES: [&str; 61] = [
-    "Ġ t", "h e", "Ġ a", "i n", "Ġt he", "Ġ s", "Ġ o", "Ġ w", "r e", "h a", "n d", "e r", "Ġ b",
-    "i s", "in g", "l e", "o u", "i t", "â Ģ", "Ġ m", "e d", "Ġ f", "Ġ c", "Ġo f", "o n", "e n",
-    "a r", "o r", "Ġa nd", "Ġ in", "l l", "Ġ h", "s t", "a n", "Ġt o", "a t", "Ġ d", "Ġ p", "e s",
-    "o m", "ha t", "Ġ l", "Ġ n", "o w", "Ġt h", "a s", "Ġ he", "u t", "l y", "Ġ ha", "Ġb e", "i m",
-    "s e", "i c", "Ġ g", "Ġt hat", "g h", "âĢ Ļ", "Ġ e", "o t", "Ġ it",
+    "Ġ t", "h e", "Ġ a", "i n", "Ġt he", "Ġ s", "Ġ o", "Ġ w", "r e", "h a", "n d", "e r", "Ġ b", "i s", "in g", "l e",
+    "o u", "i t", "â Ģ", "Ġ m", "e d", "Ġ f", "Ġ c", "Ġo f", "o n", "e n", "a r", "o r", "Ġa nd", "Ġ in", "l l", "Ġ h",
+    "s t", "a n", "Ġt o", "a t", "Ġ d", "Ġ p", "e s", "o m", "ha t", "Ġ l", "Ġ n", "o w", "Ġt h", "a s", "Ġ he", "u t",
+    "l y", "Ġ ha", "Ġb e", "i m", "s e", "i c", "Ġ g", "Ġt hat", "g h", "âĢ Ļ", "Ġ e", "o t", "Ġ it",
 ];
 
 /// GPT-2's printable stand-in for a byte.
 fn byte_char(b: u8) -> char {
     let plain = |b: u8| matches!(b, 0x21..=0x7E | 0xA1..=0xAC | 0xAE..=0xFF);
-    if plain(b) {
-        char::from(b)
-    } else {
-        char::from_u32(256 + (0..b).filter(|x| !plain(*x)).count() as u32).unwrap()
-    }
+    if plain(b) { char::from(b) } else { char::from_u32(256 + (0..b).filter(|x| !plain(*x)).count() as u32).unwrap() }
 }
 
 /// The 320 tokens.
 pub fn tokens() -> Vec<String> {
     let bytes = (0..=255u8).map(|b| byte_char(b).to_string());
-    SPECIAL
-        .iter()
-        .map(|s| (*s).to_owned())
-        .chain(bytes)
-        .chain(MERGES.iter().map(|m| m.replace(' ', "")))
-        .collect()
+    SPECIAL.iter().map(|s| (*s).to_owned()).chain(bytes).chain(MERGES.iter().map(|m| m.replace(' ', ""))).collect()
 }
 
 fn vocabulary(out: &mut GgufOut) {
     let all = tokens();
     // 3: control, 1: normal
-    let kinds = (0..all.len())
-        .map(|i| if i < SPECIAL.len() { 3 } else { 1 })
-        .collect();
+    let kinds = (0..all.len()).map(|i| if i < SPECIAL.len() { 3 } else { 1 }).collect();
     out.set("tokenizer.ggml.model", "gpt2".into());
     out.set("tokenizer.ggml.pre", "gpt-2".into());
     out.set("tokenizer.ggml.tokens", Meta::Strings(all));
     out.set("tokenizer.ggml.token_type", Meta::I32s(kinds));
-    out.set(
-        "tokenizer.ggml.merges",
-        Meta::Strings(MERGES.iter().map(|m| (*m).to_owned()).collect()),
-    );
+    out.set("tokenizer.ggml.merges", Meta::Strings(MERGES.iter().map(|m| (*m).to_owned()).collect()));
     out.set("tokenizer.ggml.bos_token_id", Meta::U32(1));
     out.set("tokenizer.ggml.eos_token_id", Meta::U32(2));
     out.set("tokenizer.ggml.padding_token_id", Meta::U32(0));
@@ -622,11 +503,7 @@ fn vocabulary(out: &mut GgufOut) {
 
 fn tokenizer_json() -> Value {
     let all = tokens();
-    let vocab: Map<String, Value> = all
-        .iter()
-        .enumerate()
-        .map(|(i, t)| (t.clone(), i.into()))
-        .collect();
+    let vocab: Map<String, Value> = all.iter().enumerate().map(|(i, t)| (t.clone(), i.into())).collect();
     let added: Vec<Value> = SPECIAL
         .iter()
         .enumerate()
@@ -651,15 +528,9 @@ mod tests {
     fn the_generator_equals_the_one_in_python() {
         assert_eq!(splitmix64(0), 0xE220_A839_7B1D_CDAF);
         assert_eq!(fnv1a64("model.norm.weight"), 0xD6D6_E5AF_D116_04E4);
-        assert_eq!(
-            splitmix64(fnv1a64("lm_head.weight") + 5),
-            0xE327_D65D_5F9D_8B4B
-        );
+        assert_eq!(splitmix64(fnv1a64("lm_head.weight") + 5), 0xE327_D65D_5F9D_8B4B);
         let v = values("llama", "lm_head.weight", &[320, 96]);
-        assert_eq!(
-            (v[0].to_bits(), v[30719].to_bits()),
-            (1043274408, 3163267329)
-        );
+        assert_eq!((v[0].to_bits(), v[30719].to_bits()), (1043274408, 3163267329));
         let v = values("gemma2", "model.norm.weight", &[96]);
         assert_eq!((v[0].to_bits(), v[1].to_bits()), (3202814564, 3191274676));
         let v = values("llama", "model.layers.0.mlp.down_proj.weight", &[96, 160]);
@@ -717,17 +588,9 @@ mod tests {
             let gg = g.gguf(Quant::Q8_0).unwrap();
             for (name, shape) in &g.tensors {
                 let a = Quant::F32.decode(st.tensor(name).unwrap().data());
-                let t = gg
-                    .tensors
-                    .iter()
-                    .find(|t| t.name == g.gguf_name(name).unwrap())
-                    .unwrap();
+                let t = gg.tensors.iter().find(|t| t.name == g.gguf_name(name).unwrap()).unwrap();
                 assert_eq!(&t.shape, shape);
-                let q = if shape.len() < 2 {
-                    Quant::F32
-                } else {
-                    Quant::Q8_0
-                };
+                let q = if shape.len() < 2 { Quant::F32 } else { Quant::Q8_0 };
                 let (mut a, mut b) = (a, q.decode(&t.bytes));
                 if g.arch.starts_with("gemma") && name.ends_with("norm.weight") {
                     a.iter_mut().for_each(|x| *x += 1.0);
@@ -745,23 +608,13 @@ mod tests {
         let c = |n: &str| Golden::load(n).unwrap().config(HfStyle::Classic).unwrap();
         let g = c("gemma3_linear");
         assert_eq!(
-            (
-                &g["rope_theta"],
-                &g["rope_local_base_freq"],
-                &g["sliding_window_pattern"]
-            ),
+            (&g["rope_theta"], &g["rope_local_base_freq"], &g["sliding_window_pattern"]),
             (&json!(1e6), &json!(1e4), &json!(2))
         );
-        assert_eq!(
-            g["rope_scaling"],
-            json!({"factor": 8.0, "rope_type": "linear"})
-        );
+        assert_eq!(g["rope_scaling"], json!({"factor": 8.0, "rope_type": "linear"}));
         assert_eq!(c("phi3_partial")["partial_rotary_factor"], json!(0.75));
         assert_eq!(c("phi3_longrope")["rope_scaling"]["type"], "longrope");
-        assert_eq!(
-            c("llama3_rope")["rope_scaling"]["low_freq_factor"],
-            json!(1.0)
-        );
+        assert_eq!(c("llama3_rope")["rope_scaling"]["low_freq_factor"], json!(1.0));
         assert!(c("llama").get("rope_parameters").is_none());
     }
 }

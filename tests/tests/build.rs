@@ -81,7 +81,7 @@ fn every_fusion_off_gives_the_same_to_rounding() {
     let mut switchable: Vec<&str> = PIPELINE.iter().filter(|r| r.switchable).map(|r| r.pass.name()).collect();
     assert!(switchable.len() >= 8, "{switchable:?}");
     switchable.push("all of them");
-    let mut used = BTreeSet::new();
+    let mut used: BTreeSet<&str> = BTreeSet::new();
     let mut worst: BTreeMap<(&str, &str), f32> = BTreeMap::new();
     for arch in ARCHS {
         let golden = Golden::load(arch).unwrap();
@@ -96,7 +96,7 @@ fn every_fusion_off_gives_the_same_to_rounding() {
                 (all, built.report.passes)
             };
             let (on, report) = run(&with(activations));
-            used.extend(switchable.iter().filter(|p| report.rewrites(p) > 0));
+            used.extend(switchable.iter().copied().filter(|p| report.rewrites(p) > 0));
             for pass in &switchable {
                 let off = match *pass {
                     "all of them" => switchable[..switchable.len() - 1].iter().map(|p| p.to_string()).collect(),
@@ -140,7 +140,9 @@ fn threads_do_not_change_a_bit() {
 fn chunks_agree_with_single_tokens() {
     for arch in ARCHS {
         let golden = Golden::load(arch).unwrap();
-        for (activations, quant, limit) in [(Activations::F32, Quant::F32, F32_LIMIT), (Activations::Q8, Quant::Q8_0, Q8_LIMIT)] {
+        for (activations, quant, limit) in
+            [(Activations::F32, Quant::F32, F32_LIMIT), (Activations::Q8, Quant::Q8_0, Q8_LIMIT)]
+        {
             let narrow = BuildOptions { prefill_tokens: 5, ..with(activations) };
             let wide = e2e::gguf(&golden, quant, &with(activations)).unwrap();
             let narrow = e2e::gguf(&golden, quant, &narrow).unwrap();

@@ -1,8 +1,9 @@
 //! The command line from outside: exit codes, one-line errors, forms of the answers, what goes to which stream.
 
 use serde_json::Value;
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 use tempfile::TempDir;
 use tilewright_tests::quant::Quant;
@@ -18,7 +19,8 @@ fn program() -> &'static Path {
         let out = Command::new(cargo).args(args).current_dir(root).output().expect("cargo");
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
         let messages = String::from_utf8(out.stdout).expect("UTF-8");
-        let path = messages.lines().find_map(|l| Some(serde_json::from_str::<Value>(l).ok()?["executable"].as_str()?.into()));
+        let path =
+            messages.lines().find_map(|l| Some(serde_json::from_str::<Value>(l).ok()?["executable"].as_str()?.into()));
         path.expect("an executable")
     })
 }
@@ -50,7 +52,7 @@ impl Place {
             command.env_remove(name);
         }
         command.env("COMPILE_MODEL_CACHE_DIR", self.dir.path().join("cache"));
-        command.args(args).stdin(std::process::Stdio::null()).output().expect("the program")
+        command.args(args).stdin(Stdio::null()).output().expect("the program")
     }
 
     /// Standard output of a call that must work.
@@ -219,7 +221,10 @@ fn run_answers_with_one_object() {
 #[test]
 fn a_seed_repeats_a_text() {
     let p = Place::new();
-    let run = |seed: &str| p.json(&["run", "-m", &p.model(), "-p", "Hello", "-n", "8", "--temp", "1.5", "-s", seed, "--json"])["ids"].clone();
+    let run = |seed: &str| {
+        p.json(&["run", "-m", &p.model(), "-p", "Hello", "-n", "8", "--temp", "1.5", "-s", seed, "--json"])["ids"]
+            .clone()
+    };
     assert_eq!(run("7"), run("7"));
 }
 
@@ -241,7 +246,8 @@ fn a_damaged_cache_is_built_again() {
 fn logits_are_one_object_a_position() {
     let p = Place::new();
     let run = |backend: &str| -> Vec<Value> {
-        let text = p.answer(&["logits", "-m", &p.model(), "-p", "Hello, world", "--top", "4", "--json", "--backend", backend]);
+        let text =
+            p.answer(&["logits", "-m", &p.model(), "-p", "Hello, world", "--top", "4", "--json", "--backend", backend]);
         text.lines().map(|l| serde_json::from_str(l).expect("JSON")).collect()
     };
     let (compiled, interp) = (run("compiled"), run("interp"));
@@ -261,7 +267,22 @@ fn perplexity_agrees_with_the_oracle() {
     let p = Place::new();
     let text = p.path("text.txt");
     std::fs::write(&text, "The quick brown fox jumps over the lazy dog. ".repeat(8)).expect("a text");
-    let run = |backend: &str| p.json(&["perplexity", "-m", &p.model(), "-f", &text, "-c", "32", "--chunks", "3", "--json", "--backend", backend]);
+    let run = |backend: &str| {
+        p.json(&[
+            "perplexity",
+            "-m",
+            &p.model(),
+            "-f",
+            &text,
+            "-c",
+            "32",
+            "--chunks",
+            "3",
+            "--json",
+            "--backend",
+            backend,
+        ])
+    };
     let (c, o) = (run("compiled"), run("interp"));
     assert_eq!((c["chunks"].as_u64(), c["tokens"].as_u64()), (Some(3), Some(3 * 15)));
     let (a, b) = (c["ppl"].as_f64().expect("ppl"), o["ppl"].as_f64().expect("ppl"));
@@ -271,7 +292,23 @@ fn perplexity_agrees_with_the_oracle() {
 #[test]
 fn bench_has_llama_benchs_fields() {
     let p = Place::new();
-    let text = p.answer(&["bench", "-m", &p.model(), "-p", "8,0", "-n", "4", "-d", "0,4", "-t", "1,2", "-r", "2", "-o", "json"]);
+    let text = p.answer(&[
+        "bench",
+        "-m",
+        &p.model(),
+        "-p",
+        "8,0",
+        "-n",
+        "4",
+        "-d",
+        "0,4",
+        "-t",
+        "1,2",
+        "-r",
+        "2",
+        "-o",
+        "json",
+    ]);
     let rows: Vec<Value> = serde_json::from_str(&text).expect("an array");
     assert_eq!(rows.len(), 8, "{text}");
     for r in &rows {
@@ -310,6 +347,42 @@ fn inspect_and_explain_know_models_and_artifacts() {
     }
 }
 
+/// A call whose stdin stays open, with a chat template the tiny model lacks.
+fn chat(p: &Place, args: &[&str]) -> Child {
+    let template = p.path("template.jinja");
+    std::fs::write(&template, "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}")
+        .expect("a template");
+    let mut command = Command::new(program());
+    command.env("COMPILE_MODEL_CACHE_DIR", p.path("cache"));
+    command.args(["chat", "-m", &p.model(), "--chat-template", &template, "--temp", "0", "-n", "3"]).args(args);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program")
+}
+
+#[test]
+fn chat_works_in_a_pipe_and_reuses_the_cache() {
+    let p = Place::new();
+    let mut child = chat(&p, &["-c", "128"]);
+    child.stdin.take().expect("stdin").write_all(b"Hello\n\nAgain\n").expect("a write");
+    let out = child.wait_with_output().expect("an end");
+    assert!(out.status.success(), "{}", stderr(&out));
+    let reused: Vec<u32> =
+        stderr(&out).lines().filter_map(|l| l.strip_suffix(" reused]")?.rsplit(' ').next()?.parse().ok()).collect();
+    assert!(reused.len() == 2 && reused[0] == 0 && reused[1] > 0, "{}", stderr(&out));
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_is_130() {
+    let p = Place::new();
+    let mut child = chat(&p, &[]);
+    // Once it has compiled it waits for a line, which does not come.
+    let mut lines = BufReader::new(child.stderr.take().expect("stderr")).lines();
+    assert!(lines.any(|l| l.is_ok_and(|l| l.contains("compiled in"))));
+    let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill");
+    assert!(killed.success());
+    assert_eq!(child.wait().expect("an end").code(), Some(130));
+}
+
 #[test]
 fn lists_are_tables() {
     let p = Place::new();
@@ -337,8 +410,13 @@ fn a_flag_may_come_from_the_environment() {
 fn fusions_can_be_switched_off() {
     let p = Place::new();
     let names = p.json(&["list", "passes", "--json"]);
-    let off: Vec<&str> =
-        names.as_array().into_iter().flatten().filter(|r| r["switchable"] == true).filter_map(|r| r["name"].as_str()).collect();
+    let off: Vec<&str> = names
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter(|r| r["switchable"] == true)
+        .filter_map(|r| r["name"].as_str())
+        .collect();
     let off = off.join(",");
     let ppl = |extra: &[&str]| {
         let text = "The quick brown fox jumps over the lazy dog. ".repeat(4);

@@ -140,7 +140,8 @@ fn check(format: &str, v: Variant, activations: Activations, off: &BTreeSet<Stri
     let weights = RandomWeights::for_graph(&g, seed);
     let mut oracle = Interp::<f64>::new(&g, &weights).unwrap_or_else(|e| panic!("{context}: {e}"));
     let pick = random_params(seed);
-    let host = |engine| Host::new(&g, &weights, max_tokens, 96, engine, &pick).unwrap_or_else(|e| panic!("{context}: {e}"));
+    let host =
+        |engine| Host::new(&g, &weights, max_tokens, 96, engine, &pick).unwrap_or_else(|e| panic!("{context}: {e}"));
     let mut interp = host(Engine::Interp);
     let mut jits: Vec<(String, Host)> = Target::all()
         .iter()
@@ -170,7 +171,10 @@ fn check(format: &str, v: Variant, activations: Activations, off: &BTreeSet<Stri
         for (name, jit) in &mut jits {
             let same = jit.run(&tokens).unwrap_or_else(|e| panic!("{context} {name}: {e}"));
             let differ = got.iter().zip(&same).filter(|(a, b)| a.to_bits() != b.to_bits()).count();
-            assert_eq!(differ, 0, "{context}: machine code for {name} and the kernel interpreter differ in {differ} values");
+            assert_eq!(
+                differ, 0,
+                "{context}: machine code for {name} and the kernel interpreter differ in {differ} values"
+            );
         }
     }
 }
@@ -207,9 +211,12 @@ fn every_schedule_unfused() {
     let off: BTreeSet<String> =
         tilewright_passes::PIPELINE.iter().filter(|p| p.switchable).map(|p| p.pass.name().to_string()).collect();
     for variant in VARIANTS {
-        for (format, activations) in
-            [("q4_1", Activations::Q8), ("q6_k", Activations::Q8), ("f16", Activations::F32), ("q5_0", Activations::F32)]
-        {
+        for (format, activations) in [
+            ("q4_1", Activations::Q8),
+            ("q6_k", Activations::Q8),
+            ("f16", Activations::F32),
+            ("q5_0", Activations::F32),
+        ] {
             check(format, variant, activations, &off, 8, seed());
         }
     }

@@ -22,7 +22,9 @@ fn dependencies() -> BTreeMap<String, Vec<String>> {
     let metadata: Value = serde_json::from_slice(&out.stdout).expect("JSON");
     let short = |v: &Value| v.as_str().and_then(|n| n.strip_prefix("tilewright-")).map(str::to_string);
     let list = |v: &Value| v.as_array().cloned().unwrap_or_default();
-    let needs = |p: &Value| list(&p["dependencies"]).iter().filter(|d| d["kind"] != "dev").filter_map(|d| short(&d["name"])).collect();
+    let needs = |p: &Value| {
+        list(&p["dependencies"]).iter().filter(|d| d["kind"] != "dev").filter_map(|d| short(&d["name"])).collect()
+    };
     list(&metadata["packages"]).iter().map(|p| (short(&p["name"]).expect("a crate of ours"), needs(p))).collect()
 }
 

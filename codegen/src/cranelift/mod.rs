@@ -40,11 +40,8 @@ impl Backend for Cranelift {
 
     fn check(&self, kernel: &Kernel, target: &Target) -> Result<(), Vec<Unsupported>> {
         let mut found = vec![];
-        let fault = |inst: &str, reason: String| Unsupported {
-            kernel: kernel.name.clone(),
-            inst: inst.to_string(),
-            reason,
-        };
+        let fault =
+            |inst: &str, reason: String| Unsupported { kernel: kernel.name.clone(), inst: inst.to_string(), reason };
         // Without these Cranelift would call library functions, and an object must stand alone.
         if target.arch() == "x86_64" {
             let missing: Vec<&str> =
@@ -74,8 +71,7 @@ impl Backend for Cranelift {
     fn object(&self, kernels: &[Kernel], target: &Target) -> Result<Vec<u8>, CodegenError> {
         let isa = make_isa(target, true)?;
         let whole = |e: &dyn std::fmt::Display| internal("", e);
-        let builder =
-            ObjectBuilder::new(isa, "kernels", default_libcall_names()).map_err(|e| whole(&e))?;
+        let builder = ObjectBuilder::new(isa, "kernels", default_libcall_names()).map_err(|e| whole(&e))?;
         let mut module = ObjectModule::new(builder);
         define(self, &mut module, kernels, target)?;
         module.finish().emit().map_err(|e| whole(&e))

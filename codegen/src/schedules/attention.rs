@@ -179,14 +179,7 @@ impl Attention {
     }
 
     /// Turns scores into weights; rescales what was gathered under the old maximum. Gives the new maximum and sum.
-    fn softmax(
-        &self,
-        b: &mut KernelBuilder,
-        scores: Value,
-        m: Value,
-        l: Value,
-        acc: Value,
-    ) -> (Value, Value) {
+    fn softmax(&self, b: &mut KernelBuilder, scores: Value, m: Value, l: Value, acc: Value) -> (Value, Value) {
         let zero = b.i64(0);
         let end = b.i64(BLOCK);
         let top = b.splat(m, 8);

@@ -271,14 +271,7 @@ fn unit_products(
 }
 
 /// `sum(x)` of a group, in all lanes.
-fn group_sum(
-    b: &mut KernelBuilder,
-    rows: &Q8Rows,
-    x: Value,
-    unit: Value,
-    group: Option<u64>,
-    lanes: u16,
-) -> Value {
+fn group_sum(b: &mut KernelBuilder, rows: &Q8Rows, x: Value, unit: Value, group: Option<u64>, lanes: u16) -> Value {
     let s = rows.load_sum(b, x, unit, group);
     b.splat(s, lanes)
 }

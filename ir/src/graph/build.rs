@@ -107,9 +107,8 @@ impl Graph {
 
     /// A weight; the same name gives the same node.
     pub fn weight(&mut self, weight: Weight) -> NodeId {
-        let known = self.order.iter().find(|&&n| {
-            self.nodes[n].op == OpKind::Weight && self.nodes[n].name == weight.name
-        });
+        let known =
+            self.order.iter().find(|&&n| self.nodes[n].op == OpKind::Weight && self.nodes[n].name == weight.name);
         if let Some(&n) = known {
             return n;
         }
@@ -282,13 +281,7 @@ impl Graph {
     }
 
     /// Result type of an op, or what is wrong with its operands and attributes.
-    pub fn infer(
-        &self,
-        op: OpKind,
-        operands: &[NodeId],
-        attrs: &Attrs,
-        name: &str,
-    ) -> Result<TensorType, GraphError> {
+    pub fn infer(&self, op: OpKind, operands: &[NodeId], attrs: &Attrs, name: &str) -> Result<TensorType, GraphError> {
         let row = op.row();
         let fail = |message: String| GraphError { op: row.name, name: name.to_string(), message };
         for key in attrs.keys() {

@@ -200,9 +200,5 @@ fn divides(d: u64, n: u64, what: &str, of: &str) -> Result<(), String> {
 }
 
 fn divides_count(d: u64, n: u64, of: &str) -> Result<(), String> {
-    if d > 0 && n > 0 && n.is_multiple_of(d) {
-        Ok(())
-    } else {
-        Err(format!("{d} heads do not divide `{of}` ({n})"))
-    }
+    if d > 0 && n > 0 && n.is_multiple_of(d) { Ok(()) } else { Err(format!("{d} heads do not divide `{of}` ({n})")) }
 }

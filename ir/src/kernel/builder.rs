@@ -193,13 +193,7 @@ impl KernelBuilder {
 
     /// Write `v` at `p + bytes`.
     pub fn store(&mut self, v: Value, p: Value, bytes: i64) {
-        self.push(Inst {
-            op: Opcode::Store,
-            args: vec![v, p],
-            imm: Imm::Int(bytes),
-            results: vec![],
-            blocks: vec![],
-        });
+        self.push(Inst { op: Opcode::Store, args: vec![v, p], imm: Imm::Int(bytes), results: vec![], blocks: vec![] });
     }
 
     /// Private memory.

@@ -19,7 +19,10 @@ pub(super) const ZERO: Bit = Bit::Const(false);
 #[derive(Debug, Clone)]
 pub(super) enum Sym {
     Const(i64),
-    Bits { bits: Box<[Bit; 64]>, plus: i64 },
+    Bits {
+        bits: Box<[Bit; 64]>,
+        plus: i64,
+    },
     /// Depends on the block in another way.
     Opaque,
 }
@@ -247,7 +250,8 @@ impl CodePlan {
                 out.fill(0);
                 for RunPlan(r) in runs {
                     let byte = r.term.byte as usize;
-                    let (Some(from), Some(to)) = (block.get(byte..byte + r.len), out.get_mut(r.first..r.first + r.len)) else {
+                    let (Some(from), Some(to)) = (block.get(byte..byte + r.len), out.get_mut(r.first..r.first + r.len))
+                    else {
                         continue;
                     };
                     let (mask, n) = (r.term.mask, r.term.shift.unsigned_abs());

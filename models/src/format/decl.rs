@@ -149,7 +149,12 @@ impl Source<'_> {
 
     fn index(&self, path: &[&str], fields: &[Field], (f, i): (usize, i64)) -> FormatError {
         let (name, count) = fields.get(f).map_or(("?", 0), |f| (f.name.as_str(), f.count));
-        self.fail(path, format!("`{name}[{i}]` is outside the field, which has {count} values; raise its `count` or change the index"))
+        self.fail(
+            path,
+            format!(
+                "`{name}[{i}]` is outside the field, which has {count} values; raise its `count` or change the index"
+            ),
+        )
     }
 }
 
@@ -187,7 +192,12 @@ pub(crate) fn load(text: &str, file: &str) -> Result<BlockFormat, FormatError> {
     {
         return Err(src.fail(
             &["ggml_type"],
-            format!("GGUF type {id} is {}, with {} elements in {} bytes; correct `block` and `bytes`, or drop `ggml_type`", ty.name(), ty.block(), ty.bytes()),
+            format!(
+                "GGUF type {id} is {}, with {} elements in {} bytes; correct `block` and `bytes`, or drop `ggml_type`",
+                ty.name(),
+                ty.block(),
+                ty.bytes()
+            ),
         ));
     }
     let fields = fields(&src, &d)?;
@@ -211,21 +221,35 @@ fn fields(src: &Source, d: &FormatDecl) -> Result<Vec<Field>, FormatError> {
     let mut out = Vec::new();
     for (name, f) in &d.fields {
         let path = ["fields", name.as_str()];
-        if matches!(name.as_str(), "i" | "s" | "exp2") || !name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        if matches!(name.as_str(), "i" | "s" | "exp2")
+            || !name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
             || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
         {
-            return Err(src.fail(&path, format!("`{name}` cannot name a field; use letters, digits and `_`, and not `i`, `s` or `exp2`")));
+            return Err(src.fail(
+                &path,
+                format!("`{name}` cannot name a field; use letters, digits and `_`, and not `i`, `s` or `exp2`"),
+            ));
         }
         let end = f.ty.bytes().checked_mul(f.count).and_then(|n| n.checked_add(f.at));
         if f.count == 0 || end.is_none_or(|end| end > d.bytes) {
-            return Err(src.fail(&path, format!("field `{name}` does not fit into {} bytes; check `at`, `count` and `bytes`", d.bytes)));
+            return Err(src.fail(
+                &path,
+                format!("field `{name}` does not fit into {} bytes; check `at`, `count` and `bytes`", d.bytes),
+            ));
         }
         out.push(Field { name: name.clone(), at: f.at, ty: f.ty, count: f.count });
     }
     Ok(out)
 }
 
-fn quant(src: &Source, fields: &[Field], block: usize, code: CodeDecl, scale: ScaleDecl, min: Option<MinDecl>) -> Result<Quant, FormatError> {
+fn quant(
+    src: &Source,
+    fields: &[Field],
+    block: usize,
+    code: CodeDecl,
+    scale: ScaleDecl,
+    min: Option<MinDecl>,
+) -> Result<Quant, FormatError> {
     if !(1..=8).contains(&code.bits) {
         return Err(src.fail(&["code", "bits"], "a code has 1 to 8 bits"));
     }
@@ -235,7 +259,10 @@ fn quant(src: &Source, fields: &[Field], block: usize, code: CodeDecl, scale: Sc
         (Some(_), None) => return Err(src.fail(&["code", "zero"], "`zero` lies within -256..=256")),
         (None, Some(t)) if t.len() == codes => CodeValue::Table(t),
         (None, Some(t)) => {
-            return Err(src.fail(&["code", "table"], format!("the table has {} entries; {} bits need {codes}", t.len(), code.bits)));
+            return Err(src.fail(
+                &["code", "table"],
+                format!("the table has {} entries; {} bits need {codes}", t.len(), code.bits),
+            ));
         }
         _ => return Err(src.fail(&["code"], "give either `zero` or `table`")),
     };
@@ -248,7 +275,10 @@ fn quant(src: &Source, fields: &[Field], block: usize, code: CodeDecl, scale: Sc
     }
     let has_sub = scale.sub.is_some() || min.as_ref().is_some_and(|m| m.sub.is_some());
     if !has_sub && scale.group != block {
-        return Err(src.fail(&["scale", "group"], format!("without a `sub` all groups are alike; write group: {block}, or give a `sub`")));
+        return Err(src.fail(
+            &["scale", "group"],
+            format!("without a `sub` all groups are alike; write group: {block}, or give a `sub`"),
+        ));
     }
     let path = ["code", "expr"];
     let expr = src.expr(&path, &code.expr, fields, Some("i"))?;
@@ -262,12 +292,26 @@ fn quant(src: &Source, fields: &[Field], block: usize, code: CodeDecl, scale: Sc
     Ok(Quant { bits: code.bits, decode, group: scale.group, scale: scale_level, min: min_level, codes, values })
 }
 
-fn level(src: &Source, key: &str, fields: &[Field], groups: usize, base: &str, sub: Option<&str>, store: FloatKind) -> Result<Level, FormatError> {
+fn level(
+    src: &Source,
+    key: &str,
+    fields: &[Field],
+    groups: usize,
+    base: &str,
+    sub: Option<&str>,
+    store: FloatKind,
+) -> Result<Level, FormatError> {
     let path = [key, "super"];
     let base = src.expr(&path, base, fields, None)?;
     check_indices(&base, fields).map_err(|e| src.index(&path, fields, e))?;
     check_store(&base, fields, store).map_err(|v| {
-        src.fail(&path, format!("can be {v:e}, which `store: {}` does not hold exactly; write a wider `store`", format!("{store:?}").to_lowercase()))
+        src.fail(
+            &path,
+            format!(
+                "can be {v:e}, which `store: {}` does not hold exactly; write a wider `store`",
+                format!("{store:?}").to_lowercase()
+            ),
+        )
     })?;
     let sub = match sub {
         None => None,
@@ -279,7 +323,9 @@ fn level(src: &Source, key: &str, fields: &[Field], groups: usize, base: &str, s
             }
             let plan = SubPlan::new(expr, fields, groups).map_err(|e| match e {
                 SubError::Index(f, i) => src.index(&path, fields, (f, i)),
-                SubError::Range => src.fail(&path, format!("can leave {:?}, the range of a `sub`; mask it", SubPlan::LIMITS)),
+                SubError::Range => {
+                    src.fail(&path, format!("can leave {:?}, the range of a `sub`; mask it", SubPlan::LIMITS))
+                }
             })?;
             Some(plan)
         }

@@ -6,7 +6,9 @@ use super::{BlockFormat, CodeValue, Decomposed, Element, FloatKind, Level, Quant
 
 /// The buffers given to [`BlockFormat::dequantize`] do not fit together.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{format}: {bytes} bytes do not hold {elements} elements; blocks have {block_bytes} bytes for {block} elements")]
+#[error(
+    "{format}: {bytes} bytes do not hold {elements} elements; blocks have {block_bytes} bytes for {block} elements"
+)]
 pub struct DecodeError {
     /// Name of the format.
     pub format: String,
@@ -118,7 +120,9 @@ fn compose(q: &Quant, parts: &Decomposed, out: &mut [f32]) {
                 x.iter_mut().zip(codes).for_each(|(x, c)| *x = scale * i32::from(*c).wrapping_add(*zero) as f32);
             }
             CodeValue::Table(_) => {
-                x.iter_mut().zip(codes).for_each(|(x, c)| *x = scale * q.values.get(usize::from(*c)).copied().unwrap_or(0.0));
+                x.iter_mut()
+                    .zip(codes)
+                    .for_each(|(x, c)| *x = scale * q.values.get(usize::from(*c)).copied().unwrap_or(0.0));
             }
         }
         if q.min.is_some() {

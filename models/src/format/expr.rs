@@ -186,7 +186,11 @@ impl Expr {
                 (a, b) => float_op(*op, a.float(), b.float()),
             },
             Expr::Cond(c, a, b) => {
-                if c.eval(fields, var, block).float() != 0.0 { a.eval(fields, var, block) } else { b.eval(fields, var, block) }
+                if c.eval(fields, var, block).float() != 0.0 {
+                    a.eval(fields, var, block)
+                } else {
+                    b.eval(fields, var, block)
+                }
             }
         }
     }
@@ -199,7 +203,8 @@ impl Expr {
             Expr::Field(f, _) => fields.get(*f).is_some_and(|f| f.ty.is_float()),
             Expr::Neg(e) => e.is_float(fields),
             Expr::Binary(op, a, b) => {
-                matches!(op, Op::Add | Op::Sub | Op::Mul | Op::Div | Op::Rem) && (a.is_float(fields) || b.is_float(fields))
+                matches!(op, Op::Add | Op::Sub | Op::Mul | Op::Div | Op::Rem)
+                    && (a.is_float(fields) || b.is_float(fields))
             }
             Expr::Cond(_, a, b) => a.is_float(fields) || b.is_float(fields),
         }

@@ -78,7 +78,11 @@ impl Parser<'_> {
 
     fn node(&mut self, e: Expr) -> Result<Expr, ExprError> {
         self.nodes += 1;
-        if self.nodes > MAX_NODES { self.fail(format!("more than {MAX_NODES} operations; split the format")) } else { Ok(e) }
+        if self.nodes > MAX_NODES {
+            self.fail(format!("more than {MAX_NODES} operations; split the format"))
+        } else {
+            Ok(e)
+        }
     }
 
     fn cond(&mut self) -> Result<Expr, ExprError> {
@@ -147,7 +151,9 @@ impl Parser<'_> {
         let e = match self.text.get(self.pos) {
             Some(c) if c.is_ascii_digit() => {
                 let word = self.word(|c| c.is_ascii_alphanumeric() || c == b'.');
-                let int = word.strip_prefix("0x").map_or_else(|| word.parse::<i64>().ok(), |hex| i64::from_str_radix(hex, 16).ok());
+                let int = word
+                    .strip_prefix("0x")
+                    .map_or_else(|| word.parse::<i64>().ok(), |hex| i64::from_str_radix(hex, 16).ok());
                 match (int, word.parse::<f64>()) {
                     (Some(v), _) => Expr::Int(v),
                     (None, Ok(v)) => Expr::Float(v),
@@ -175,13 +181,19 @@ impl Parser<'_> {
         }
         let Some(f) = self.fields.iter().position(|f| f.name == word) else {
             let known: Vec<&str> = self.fields.iter().map(|f| f.name.as_str()).chain(self.var).collect();
-            return Err(ExprError { at: start, message: format!("unknown name `{word}`; known here: {}", known.join(", ")) });
+            return Err(ExprError {
+                at: start,
+                message: format!("unknown name `{word}`; known here: {}", known.join(", ")),
+            });
         };
         let index = if self.eat("[") {
             let e = self.cond()?;
             self.want("]")?;
             if e.reads_field() || e.is_float(self.fields) {
-                return Err(ExprError { at: start, message: format!("the index of `{word}` may use only integers and the variable") });
+                return Err(ExprError {
+                    at: start,
+                    message: format!("the index of `{word}` may use only integers and the variable"),
+                });
             }
             Some(Box::new(e))
         } else {

@@ -75,7 +75,8 @@ impl SubPlan {
         }
         if list.len() < groups {
             let limits = i64::from(Self::LIMITS.0)..=i64::from(Self::LIMITS.1);
-            let fits = |block: Vec<u8>| (0i64..).take(groups).all(|s| limits.contains(&expr.eval(fields, s, &block).int()));
+            let fits =
+                |block: Vec<u8>| (0i64..).take(groups).all(|s| limits.contains(&expr.eval(fields, s, &block).int()));
             if !sample_blocks(fields).all(fits) {
                 return Err(SubError::Range);
             }

@@ -155,7 +155,13 @@ fn hostile_expressions_are_refused() {
     assert!(try_expr(&"1+".repeat(500)).unwrap_err().contains("operations"));
     assert!(try_expr(&"1".repeat(2000)).unwrap_err().contains("characters"));
     assert!(try_expr("ä").unwrap_err().contains("ASCII"));
-    for (e, want) in [("1 / (i - i)", 0), ("1 << 64", 0), ("-9223372036854775807 - 2", i64::MAX), ("7 & 3 == 3", 1), ("2 + 3 * 4 % 5", 4)] {
+    for (e, want) in [
+        ("1 / (i - i)", 0),
+        ("1 << 64", 0),
+        ("-9223372036854775807 - 2", i64::MAX),
+        ("7 & 3 == 3", 1),
+        ("2 + 3 * 4 % 5", 4),
+    ] {
         assert_eq!(try_expr(e).unwrap().eval(&[], 1, &[]).int(), want, "{e}");
     }
 }
@@ -224,6 +230,11 @@ fn speed() {
         let start = Instant::now();
         f.dequantize(&raw, &mut x).unwrap();
         let rate = |t: std::time::Duration| (blocks * f.block) as f64 / t.as_secs_f64() / 1e6;
-        println!("{:8} decompose {:6.0} M/s  dequantize {:6.0} M/s  ({sum})", f.name, rate(decompose), rate(start.elapsed()));
+        println!(
+            "{:8} decompose {:6.0} M/s  dequantize {:6.0} M/s  ({sum})",
+            f.name,
+            rate(decompose),
+            rate(start.elapsed())
+        );
     }
 }

@@ -22,21 +22,31 @@ pub enum GgufProblem {
     /// Too old, or newer than this reader.
     #[error("GGUF version {version} is not supported, only 2 and 3; convert the model again with a current tool")]
     Version { version: u32 },
-    #[error("the file ends inside {what} at offset {offset}: {needed} bytes are needed and {left} are left; download it again")]
+    #[error(
+        "the file ends inside {what} at offset {offset}: {needed} bytes are needed and {left} are left; download it again"
+    )]
     Truncated { what: String, offset: u64, needed: u64, left: u64 },
-    #[error("the header claims {count} {what}, more than the {left} bytes behind it could hold (limit {limit}); the file is damaged")]
+    #[error(
+        "the header claims {count} {what}, more than the {left} bytes behind it could hold (limit {limit}); the file is damaged"
+    )]
     Count { what: &'static str, count: u64, left: u64, limit: u64 },
     #[error("{what} at offset {offset} is not UTF-8; the file is damaged")]
     Utf8 { what: String, offset: u64 },
     #[error("{what} at offset {offset} has {len} bytes; 1 to {limit} are allowed")]
     NameLength { what: &'static str, offset: u64, len: u64, limit: u64 },
-    #[error("metadata key `{key}` at offset {offset} has the unknown value type {ty}; types are 0 to 12. A newer format, or damage")]
+    #[error(
+        "metadata key `{key}` at offset {offset} has the unknown value type {ty}; types are 0 to 12. A newer format, or damage"
+    )]
     ValueType { key: String, offset: u64, ty: u32 },
-    #[error("metadata key `{key}` at offset {offset} holds the byte {value} as a truth value; only 0 and 1 are allowed")]
+    #[error(
+        "metadata key `{key}` at offset {offset} holds the byte {value} as a truth value; only 0 and 1 are allowed"
+    )]
     Bool { key: String, offset: u64, value: u8 },
     #[error("metadata key `{key}` at offset {offset} nests arrays deeper than {limit}; no known model needs that")]
     Depth { key: String, offset: u64, limit: u32 },
-    #[error("metadata at offset {offset} would need more than {limit} bytes of memory, four times the file; the file is hostile")]
+    #[error(
+        "metadata at offset {offset} would need more than {limit} bytes of memory, four times the file; the file is hostile"
+    )]
     Memory { offset: u64, limit: u64 },
     #[error("metadata key `{key}` occurs twice, again at offset {offset}; remove one")]
     DuplicateKey { key: String, offset: u64 },
@@ -51,13 +61,17 @@ pub enum GgufProblem {
     #[error("tensor `{tensor}` of shape {dims:?}: the number of elements or bytes overflows; the file is damaged")]
     Overflow { tensor: String, dims: Vec<u64> },
     /// Possibly a newer format.
-    #[error("tensor `{tensor}` has the unknown type {ty}; known are 0 to 41 without the withdrawn 4, 5, 31-33, 36-38. Requantise the model, for example to Q4_K or Q8_0")]
+    #[error(
+        "tensor `{tensor}` has the unknown type {ty}; known are 0 to 41 without the withdrawn 4, 5, 31-33, 36-38. Requantise the model, for example to Q4_K or Q8_0"
+    )]
     TensorType { tensor: String, ty: u32 },
     #[error("tensor `{tensor}`: rows of {row} elements are not whole blocks of {block}, as {ty} needs")]
     Row { tensor: String, row: u64, ty: &'static str, block: u64 },
     #[error("tensor `{tensor}`: its data at {offset} is not aligned to {alignment}")]
     Misaligned { tensor: String, offset: u64, alignment: u64 },
-    #[error("tensor `{tensor}`: its data, {bytes} bytes at {offset} of the data section, ends beyond the {available} bytes there; download the file again")]
+    #[error(
+        "tensor `{tensor}`: its data, {bytes} bytes at {offset} of the data section, ends beyond the {available} bytes there; download the file again"
+    )]
     OutOfFile { tensor: String, offset: u64, bytes: u64, available: u64 },
     #[error("tensors `{a}` and `{b}` overlap in the file")]
     Overlap { a: String, b: String },

@@ -94,7 +94,8 @@ impl GgufFile {
             let Header { version, alignment, metadata, tensors } = header(&mapped).map_err(|p| problem(&part, p))?;
             let said = |key: &str| metadata.get(key).and_then(MetaValue::as_u64);
             // A file without split keys counts as the only part.
-            let (said_count, said_no) = (said("split.count").filter(|c| *c > 0).unwrap_or(1), said("split.no").unwrap_or(0));
+            let (said_count, said_no) =
+                (said("split.count").filter(|c| *c > 0).unwrap_or(1), said("split.no").unwrap_or(0));
             if said_count != count || said_no != no as u64 {
                 let what = format!(
                     "the file says it is part {} of {said_count}, but its name makes it part {} of {count}",

@@ -62,7 +62,8 @@ impl Raw {
 
 #[test]
 fn what_is_written_is_read() {
-    let arrays = MetaArray::Arrays(vec![MetaArray::U8(vec![1, 2]), MetaArray::Arrays(vec![]), MetaArray::F64(vec![0.5])]);
+    let arrays =
+        MetaArray::Arrays(vec![MetaArray::U8(vec![1, 2]), MetaArray::Arrays(vec![]), MetaArray::F64(vec![0.5])]);
     let strings: Strings = ["", "ä", "token"].into_iter().collect();
     let values = vec![
         MetaValue::U8(1),

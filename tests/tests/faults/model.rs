@@ -19,11 +19,12 @@ use tilewright_tests::tiny::Golden;
 
 use crate::support::{Random, caught, peak, useful};
 
-/// Bytes beyond the file × 4 that opening may take: the tables of the architecture and the tokenizer's own structures.
-const OPEN_ALLOWANCE: i64 = 512 << 10;
+/// Bytes beyond the file × 4 that opening may take; measured: 9 KiB, for a file cut to nothing.
+const OPEN_ALLOWANCE: i64 = 64 << 10;
 
-/// Bytes beyond the file × 4 that building may take: Cranelift, and the buffer of the packer (8 MiB and one panel).
-const BUILD_ALLOWANCE: i64 = 64 << 20;
+/// Bytes beyond the file × 4 that building may take on the calling thread: Cranelift's, and the packer's buffer of at most
+/// 8 MiB and a panel; measured: 5.4 MiB.
+const BUILD_ALLOWANCE: i64 = 16 << 20;
 
 /// Longest time that one case may take; the whole way takes a tenth of a second.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -81,12 +82,8 @@ pub fn sample(name: &str, quant: Quant) -> (Vec<u8>, Parts) {
 }
 
 /// The models that are damaged.
-const SAMPLES: [(&str, Quant); 4] = [
-    ("llama_tied", Quant::Q4_0),
-    ("qwen2", Quant::Q8_0),
-    ("gemma3", Quant::Q4_0),
-    ("phi3_longrope", Quant::Q8_0),
-];
+const SAMPLES: [(&str, Quant); 4] =
+    [("llama_tied", Quant::Q4_0), ("qwen2", Quant::Q8_0), ("gemma3", Quant::Q4_0), ("phi3_longrope", Quant::Q8_0)];
 
 /// One of the samples, mutated; where.
 pub fn mutated(seed: u64) -> (Vec<u8>, &'static str) {
@@ -96,7 +93,10 @@ pub fn mutated(seed: u64) -> (Vec<u8>, &'static str) {
     let mut random = Random::new(seed);
     let kind = random.below(100);
     while bytes == *good {
-        let mut one = |r: &mut Random, ranges: &[Range<usize>]| r.number(&mut bytes, &ranges[r.below(ranges.len())]);
+        let mut one = |r: &mut Random, ranges: &[Range<usize>]| {
+            let range = &ranges[r.below(ranges.len())];
+            r.number(&mut bytes, range);
+        };
         match kind {
             0..20 => one(&mut random, &parts.values),
             20..40 => one(&mut random, &parts.fields),
@@ -133,10 +133,6 @@ fn drive(dir: &Path, bytes: &[u8]) -> Result<End, String> {
     let file = dir.join("model.gguf");
     std::fs::write(&file, bytes).unwrap();
     let refused = |end: End, message: String| match useful(&message) {
-        true if std::env::var_os("TILEWRIGHT_SHOW").is_some() => {
-            eprintln!("{message}");
-            Ok(end)
-        }
         true => Ok(end),
         false => Err(format!("{end:?}: the message does not help: {message:?}")),
     };
