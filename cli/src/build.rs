@@ -16,6 +16,9 @@ pub struct Args {
     /// Folder of the artifact [default: in the cache, where `run` finds it]
     #[arg(short, long, value_name = "FOLDER")]
     out: Option<PathBuf>,
+    /// Longest context to compile for; models with rotary tables for long contexts (phi3) choose by it [default: the model's]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    ctx_size: Option<u32>,
     /// One object on stdout instead of the path
     #[arg(long)]
     json: bool,
@@ -26,7 +29,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     if open::is_artifact(path) {
         return Err(usage(format!("{} is an artifact already; give the model it was built from", path.display())));
     }
-    let options = args.compile.options()?;
+    let mut options = args.compile.options()?;
+    options.ctx = args.ctx_size;
     let out = match &args.out {
         Some(out) => out.clone(),
         None => args.compile.cache()?.path(path, &options)?,

@@ -55,10 +55,13 @@ impl Cache {
     }
 }
 
+/// Which file names belong to a model.
+type Keep = Box<dyn Fn(&str) -> bool>;
+
 /// The files that a model is made of: a GGUF file with its other parts if it is split, or what lies in a folder.
 pub(crate) fn model_files(path: &Path) -> Result<Vec<PathBuf>, DriverError> {
     let io = |source| DriverError::Io { path: path.to_path_buf(), source };
-    let (folder, keep): (PathBuf, Box<dyn Fn(&str) -> bool>) = if path.is_dir() {
+    let (folder, keep): (PathBuf, Keep) = if path.is_dir() {
         (path.to_path_buf(), Box::new(|n| [".json", ".safetensors", ".jinja"].iter().any(|e| n.ends_with(e))))
     } else {
         let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();

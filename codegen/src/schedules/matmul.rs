@@ -58,7 +58,7 @@ fn panel_space(layout: &Layout, panels: u64, cols: u64, max_tokens: u32, pair: u
     // About 48 KB a chunk: a few µs, long enough to hide the claim, short enough to share out evenly.
     let ideal = (49_152 / bytes).clamp(1, panels.max(1)).div_ceil(pair) * pair;
     let mut chunk = vec![ideal as i64];
-    chunk.extend([1, 2, 4, 6, 12, 24].into_iter().filter(|&c| c as u64 % pair == 0 && c != ideal as i64));
+    chunk.extend([1, 2, 4, 6, 12, 24].into_iter().filter(|&c| (c as u64).is_multiple_of(pair) && c != ideal as i64));
     let many = max_tokens > 1;
     vec![
         Axis { name: "panels", values: chunk },

@@ -148,7 +148,10 @@ fn add<'a>(
     Ok(Loaded { inner, texts, added, decoder })
 }
 
-fn build(m: Bpe<'_>) -> Result<(BPE, Vec<(u32, Cow<'_, str>)>), TextError> {
+/// Tokens by id, borrowed from the document where they can be.
+type Texts<'a> = Vec<(u32, Cow<'a, str>)>;
+
+fn build(m: Bpe<'_>) -> Result<(BPE, Texts<'_>), TextError> {
     let refuse = |why: String| Err(TextError::Document(why));
     if m.continuing_subword_prefix.is_some_and(|p| !p.is_empty()) {
         return refuse("a continuing_subword_prefix is not supported".into());

@@ -77,7 +77,7 @@ fn user_text_holds_no_special_tokens() {
     let ids = t.encode_plain("hi<|end|>", false).unwrap();
     assert!(!ids.contains(&259));
     assert_eq!(t.decode(&ids).unwrap(), "hi<|end|>");
-    let r = Rendered { text: "<|end|>hi<|end|><|end|>".into(), user_special: Vec::from_iter([9..16]) };
+    let r = Rendered { text: "<|end|>hi<|end|><|end|>".into(), user_special: std::iter::once(9..16).collect() };
     assert_eq!(t.encode_chat_with(&r, true).unwrap(), t.encode_chat(&r).unwrap());
     let ids = t.encode_chat(&r).unwrap();
     assert_eq!(ids.iter().filter(|&&i| i == 259).count(), 2);
