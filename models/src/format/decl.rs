@@ -100,7 +100,8 @@ struct Source<'a> {
 /// Byte behind `key:` for each key in turn, each searched from the last one on.
 fn find_key(text: &str, path: &[&str]) -> usize {
     let mut pos = 0;
-    for key in path {
+    // A key that a damaged file left empty is found nowhere: searching for it would never move on.
+    for key in path.iter().filter(|k| !k.is_empty()) {
         let mut from = pos;
         while let Some(at) = text.get(from..).and_then(|t| t.find(key)).map(|n| n + from) {
             from = at + key.len();
