@@ -62,7 +62,7 @@ pub enum SampleError {
     },
     /// The model computed something that is not a number.
     #[error(
-        "the model's logit of token {0} is not a number; its weights or a kernel are at fault, run it with --check to find which"
+        "the model's logit of token {0} is not a number; its weights or a kernel are at fault: `compile-model logits --backend interp` tells which"
     )]
     NotANumber(u32),
     /// No token has a finite logit.

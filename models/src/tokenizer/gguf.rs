@@ -211,7 +211,7 @@ fn byte_level(
     let name = t.pre.unwrap_or_else(|| {
         warnings.push(
             "tokenizer.ggml.pre is missing: the default pre-tokenizer is used and answers may be worse; \
-             convert the model again with a current converter, or give --pre NAME"
+             convert the model again with a current converter"
                 .into(),
         );
         "default"

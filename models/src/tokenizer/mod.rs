@@ -60,7 +60,7 @@ pub enum TokenizerError {
     )]
     Model(String),
     /// A pre-tokenizer name that is not in the table.
-    #[error("tokenizer.ggml.pre is {name:?}, which is not known; give one of these by hand (--pre NAME) if you know that it is the same: {}", known.join(", "))]
+    #[error("tokenizer.ggml.pre is {name:?}, which is not known; a text would be split wrongly; known are: {}", known.join(", "))]
     Pre {
         /// The file's value.
         name: String,
