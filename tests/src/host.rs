@@ -236,7 +236,8 @@ impl Host {
                         let ptrs: Vec<*mut u8> =
                             pointers.iter().map(|p| self.buffers[p.buffer][p.offset..].as_mut_ptr()).collect();
                         // SAFETY: the same kernel and arguments run in the interpreter, which checks every access.
-                        unsafe { jit.call(&kernel.name, &ptrs, &scalars, i64::from(chunk)) }.map_err(|e| e.to_string())?;
+                        unsafe { jit.call(&kernel.name, &ptrs, &scalars, i64::from(chunk)) }
+                            .map_err(|e| e.to_string())?;
                     }
                 }
             }

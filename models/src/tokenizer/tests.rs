@@ -57,7 +57,7 @@ fn merges_with_spaces_in_their_tokens() {
 #[test]
 fn names_of_pre_tokenizers() {
     let e = from_gguf(&GgufTokenizer { pre: Some("new-thing"), ..bpe() }).unwrap_err().to_string();
-    assert!(e.contains("\"new-thing\"") && e.contains("qwen2, ") && e.contains("--pre"), "{e}");
+    assert!(e.contains("\"new-thing\"") && e.contains("qwen2, "), "{e}");
     let i = from_gguf(&GgufTokenizer { pre: None, ..bpe() }).unwrap();
     assert!(i.warnings[0].contains("tokenizer.ggml.pre is missing"));
 }
