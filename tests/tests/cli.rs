@@ -2,28 +2,12 @@
 
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::OnceLock;
 use tempfile::TempDir;
+use tilewright_tests::e2e::program;
 use tilewright_tests::quant::Quant;
 use tilewright_tests::tiny::Golden;
-
-/// The program, built on the first call: it is a binary of another crate.
-fn program() -> &'static Path {
-    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| {
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let args = ["build", "--release", "--quiet", "-p", "tilewright-cli", "--message-format=json"];
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
-        let out = Command::new(cargo).args(args).current_dir(root).output().expect("cargo");
-        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-        let messages = String::from_utf8(out.stdout).expect("UTF-8");
-        let path =
-            messages.lines().find_map(|l| Some(serde_json::from_str::<Value>(l).ok()?["executable"].as_str()?.into()));
-        path.expect("an executable")
-    })
-}
 
 /// A tiny model and a cache of its own.
 struct Place {

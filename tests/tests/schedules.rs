@@ -232,3 +232,27 @@ fn every_variant_fused() {
         }
     }
 }
+
+/// The one op whose result is not f32.
+#[test]
+fn argmax() {
+    let seed = seed();
+    let mut b = Builder { g: Graph::new("argmax"), format: "f16".into() };
+    let tokens = b.g.input("tokens", TensorType::new(Elem::I32, [Dim::T]));
+    let table = b.g.weight(Weight::of("embd", "f16", &[VOCAB, D]));
+    let x = b.op(OpKind::Embed, &[tokens, table], attrs([]));
+    let best = b.op(OpKind::Argmax, &[x], attrs([]));
+    b.g.set_outputs(&[best]);
+    let weights = RandomWeights::for_graph(&b.g, seed);
+    let tokens: Vec<u32> = (0..8).map(|i| (splitmix64(seed ^ i) % VOCAB) as u32).collect();
+    let mut oracle = Interp::<f64>::new(&b.g, &weights).expect("an interpreter");
+    let want = match oracle.run(&tokens).expect("runs").remove(0) {
+        Tensor::I32(ids) => ids,
+        _ => panic!("argmax gives i32"),
+    };
+    for engine in [Engine::Interp, Engine::Jit(Target::detect().expect("a target"))] {
+        let mut host = Host::new(&b.g, &weights, 8, 8, engine, &random_params(seed)).expect("a host");
+        let got: Vec<i32> = host.run(&tokens).expect("runs").iter().map(|v| v.to_bits().cast_signed()).collect();
+        assert_eq!(got, want, "seed {seed:#x}");
+    }
+}

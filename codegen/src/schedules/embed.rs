@@ -1,6 +1,6 @@
 //! Rows of a packed table: the embedding. Reads single rows out of panels, so a table that is also the head is kept once.
 
-use super::panel::{Codes, code_table, scalar};
+use super::panel::{Codes, code_table, scalar, unit_bytes};
 use super::{Params, Schedule, if_token};
 use crate::pack::{Layout, LevelLayout, QuantLayout, ROWS, UNIT};
 use tilewright_ir::kernel::{Kernel, KernelBuilder, Scalar, Type, Value};
@@ -93,10 +93,8 @@ fn level(b: &mut KernelBuilder, q: &QuantLayout, l: &LevelLayout, base: Value, u
 
 /// Writes the 32 floats of unit `u` of row `row` of the block at `base`.
 fn decode_unit(b: &mut KernelBuilder, q: &QuantLayout, base: Value, u: Value, row: Value, out: Value) {
-    let bits: u32 = q.planes.iter().sum();
-    let unit_bytes = ROWS * UNIT * u64::from(bits) / 8;
     let table = code_table(b, q);
-    let p = b.index(base, u, unit_bytes as i64);
+    let p = b.index(base, u, unit_bytes(q) as i64);
     let p = b.index(p, row, 4);
     let p = b.index_bytes(p, q.codes);
     let mut codes = Codes::new(q, p, 0, 1, table);

@@ -37,7 +37,10 @@ pub(super) fn panel_dot(
 ) -> Vec<Value> {
     match (layout, x) {
         (Layout::Float(store), Rows::F32(x)) => float_dot(b, *store, cols, panel, first, lanes, x),
-        (Layout::Quant(q), Rows::Q8(x, rows)) => quant_dot(b, q, cols, panel, first, lanes, x, rows),
+        (Layout::Quant(q), Rows::Q8(x, rows)) => {
+            let table = code_table(b, q);
+            QuantDot { q, x, rows, first, lanes, table }.dot(b, cols, panel)
+        }
         (Layout::Quant(q), Rows::F32(x)) => quant_f32_dot(b, q, cols, panel, first, lanes, x),
         (Layout::Float(_), Rows::Q8(..)) => unreachable!("the planner keeps float weights on f32 activations"),
     }
@@ -152,6 +155,12 @@ impl<'q> Codes<'q> {
     }
 }
 
+/// Bytes of the codes of one unit of a panel.
+pub(super) fn unit_bytes(q: &QuantLayout) -> u64 {
+    let bits: u32 = q.planes.iter().sum();
+    ROWS * UNIT * u64::from(bits) / 8
+}
+
 /// The look-up table of a format that has one, in a register.
 pub(super) fn code_table(b: &mut KernelBuilder, q: &QuantLayout) -> Option<Value> {
     let bytes = q.table.as_ref()?;
@@ -163,206 +172,170 @@ pub(super) fn code_table(b: &mut KernelBuilder, q: &QuantLayout) -> Option<Value
     Some(b.bitcast(v, Type::I8.x(16)))
 }
 
-#[allow(clippy::too_many_arguments, reason = "the product's dimensions, all of one call site")]
-fn quant_dot(
-    b: &mut KernelBuilder,
-    q: &QuantLayout,
-    cols: u64,
-    panel: Value,
+/// A panel product with int8 activations.
+struct QuantDot<'a> {
+    q: &'a QuantLayout,
+    /// One row of activations a token.
+    x: &'a [Value],
+    rows: &'a Q8Rows,
+    /// First row of the panel, and how many.
     first: u64,
     lanes: u16,
-    x: &[Value],
-    rows: &Q8Rows,
-) -> Vec<Value> {
-    let table = code_table(b, q);
-    let bits: u32 = q.planes.iter().sum();
-    let unit_bytes = ROWS * UNIT * u64::from(bits) / 8;
-    let units = q.block / UNIT;
-    let zero = b.f32(lanes, 0.0);
-    let two_level = q.scale.sub.is_some() || q.min.as_ref().is_some_and(|m| m.sub.is_some());
-    let (lo, hi) = (b.i64(0), b.i64((cols / q.block) as i64));
-    b.for_(lo, hi, 1, &vec![zero; x.len()], |b, block, acc| {
-        let base = b.index(panel, block, q.bytes as i64);
-        let unit0 = b.mul_imm(block, units as i64);
-        if !two_level && units == 1 {
-            return unit_dot(b, q, base, unit0, first, lanes, x, rows, table, acc);
+    table: Option<Value>,
+}
+
+impl QuantDot<'_> {
+    fn dot(&self, b: &mut KernelBuilder, cols: u64, panel: Value) -> Vec<Value> {
+        let q = self.q;
+        let units = q.block / UNIT;
+        let n = self.x.len();
+        let zero = b.f32(self.lanes, 0.0);
+        let two_level = q.scale.sub.is_some() || q.min.as_ref().is_some_and(|m| m.sub.is_some());
+        let (lo, hi) = (b.i64(0), b.i64((cols / q.block) as i64));
+        b.for_(lo, hi, 1, &vec![zero; n], |b, block, acc| {
+            let base = b.index(panel, block, q.bytes as i64);
+            if !two_level && units == 1 {
+                return self.one_level(b, base, block, acc);
+            }
+            let unit0 = b.mul_imm(block, units as i64);
+            let scale = top(b, &q.scale, base, self.first, self.lanes);
+            let min = q.min.as_ref().map(|m| top(b, m, base, self.first, self.lanes));
+            // Sums of the sub-scaled products, and of the sub-scaled mins, over the units of the block.
+            let (u0, u1) = (b.i64(0), b.i64(units as i64));
+            let per = if min.is_some() { 2 } else { 1 };
+            let sums = b.for_(u0, u1, 1, &vec![zero; n * per], |b, u, sums| self.two_levels(b, base, unit0, u, sums));
+            let mut out = vec![];
+            for j in 0..n {
+                let mut a = b.fma(sums[j], scale, acc[j]);
+                if let Some(min) = min {
+                    a = b.fma(sums[n + j], min, a);
+                }
+                out.push(a);
+            }
+            out
+        })
+    }
+
+    /// Products of unit `unit` of the row, whose codes are at `at`: for each group of weights, for each token,
+    /// `sum(code x)` as f32.
+    ///
+    /// The int8 blocks of activations are shorter than the groups: each gets an integer accumulator of its own, which
+    /// its scale turns into f32.
+    fn products(&self, b: &mut KernelBuilder, at: Value, unit: Value) -> Vec<Vec<Value>> {
+        let (q, lanes) = (self.q, self.lanes);
+        let dwords = BLOCK / 4;
+        let at = b.index_bytes(at, q.codes);
+        let codes_ptr: Vec<Value> = self.x.iter().map(|&p| b.index(p, unit, UNIT as i64)).collect();
+        let scales_ptr: Vec<Value> = self.x.iter().map(|&p| self.rows.scales_of(b, p, unit)).collect();
+        let mut sums: Vec<Vec<Option<Value>>> = vec![vec![None; self.x.len()]; (UNIT / q.group) as usize];
+        let mut open: Vec<(u64, u64, Vec<Value>)> = vec![]; // block, dwords seen, accumulators
+        let mut codes = Codes::new(q, at, self.first, lanes, self.table);
+        for t in Codes::order(q) {
+            let c = codes.dword(b, t);
+            let block = t / dwords;
+            let i = open.iter().position(|o| o.0 == block).unwrap_or_else(|| {
+                let zero = b.int(Type::I32.x(lanes), 0);
+                open.push((block, 0, vec![zero; self.x.len()]));
+                open.len() - 1
+            });
+            let (_, seen, accs) = &mut open[i];
+            *seen += 1;
+            for (a, &p) in accs.iter_mut().zip(&codes_ptr) {
+                let w = b.load(Type::I32, p, t as i64 * 4);
+                let w = b.splat(w, lanes);
+                let w = b.bitcast(w, Type::I8.x(lanes * 4));
+                *a = b.dot4(*a, c, w);
+            }
+            if *seen == dwords {
+                let (_, _, accs) = open.swap_remove(i);
+                let group = (t * 4 / q.group) as usize;
+                for (j, a) in accs.into_iter().enumerate() {
+                    let f = b.int_to_f(a, Scalar::F32);
+                    let s = b.load(Type::F32, scales_ptr[j], self.rows.scale_at(block));
+                    let s = b.splat(s, lanes);
+                    let sum = &mut sums[group][j];
+                    *sum = Some(match *sum {
+                        Some(sum) => b.fma(f, s, sum),
+                        None => b.mul(f, s),
+                    });
+                }
+            }
         }
-        let scale = top(b, &q.scale, base, first, lanes);
-        let min = q.min.as_ref().map(|m| top(b, m, base, first, lanes));
-        // Sums of the sub-scaled products, and of the sub-scaled mins, over the units of the block.
-        let (u0, u1) = (b.i64(0), b.i64(units as i64));
-        let n = x.len();
-        let per = if min.is_some() { 2 } else { 1 };
-        let sums = b.for_(u0, u1, 1, &vec![zero; n * per], |b, u, sums| {
-            let unit = b.add(unit0, u);
-            let at = b.index(base, u, unit_bytes as i64);
-            let groups = b.mul_imm(u, (UNIT / q.group * ROWS) as i64);
-            let subs = b.offset(base, groups);
-            unit_sums(b, q, at, unit, subs, first, lanes, x, rows, table, sums)
-        });
+        sums.into_iter().map(|g| g.into_iter().map(|s| s.expect("every block is summed")).collect()).collect()
+    }
+
+    /// `sum(x)` over group `g` of `groups` of a unit, in all lanes.
+    fn sum(&self, b: &mut KernelBuilder, x: Value, unit: Value, g: usize, groups: usize) -> Value {
+        let s = self.rows.load_sum(b, x, unit, (groups > 1).then_some(g as u64));
+        b.splat(s, self.lanes)
+    }
+
+    /// `sum((code + zero) x)` from `sum(code x)` and `sum(x)`.
+    fn with_zero(&self, b: &mut KernelBuilder, product: Value, sum: Option<Value>) -> Value {
+        match sum {
+            Some(sum) if self.q.zero != 0 => {
+                let zero = b.f32(self.lanes, f64::from(self.q.zero));
+                b.fma(zero, sum, product)
+            }
+            _ => product,
+        }
+    }
+
+    /// A block of one unit with one level of scales: straight into the accumulators.
+    fn one_level(&self, b: &mut KernelBuilder, base: Value, unit: Value, acc: &[Value]) -> Vec<Value> {
+        let q = self.q;
+        let products = self.products(b, base, unit);
+        // Only now: scales in registers during the products would be spilled.
+        let scale = top(b, &q.scale, base, self.first, self.lanes);
+        let min = q.min.as_ref().map(|m| top(b, m, base, self.first, self.lanes));
         let mut out = vec![];
-        for j in 0..n {
-            let mut a = b.fma(sums[j], scale, acc[j]);
+        for (j, &x) in self.x.iter().enumerate() {
+            let mut a = acc[j];
+            for (g, product) in products.iter().enumerate() {
+                let sum = (q.zero != 0).then(|| self.sum(b, x, unit, g, products.len()));
+                let v = self.with_zero(b, product[j], sum);
+                a = b.fma(v, scale, a);
+            }
             if let Some(min) = min {
-                a = b.fma(sums[n + j], min, a);
+                let s = self.sum(b, x, unit, 0, 1);
+                a = b.fma(min, s, a);
             }
             out.push(a);
         }
         out
-    })
-}
-
-/// Products of one unit: for each group of weights, for each token, `sum(code x)` as f32.
-///
-/// The int8 blocks of activations are shorter than the groups: each gets an integer accumulator of its own, which its
-/// scale turns into f32.
-#[allow(clippy::too_many_arguments, reason = "one step of quant_dot")]
-fn unit_products(
-    b: &mut KernelBuilder,
-    q: &QuantLayout,
-    codes_at: (Value, u64),
-    unit: Value,
-    first: u64,
-    lanes: u16,
-    x: &[Value],
-    rows: &Q8Rows,
-    table: Option<Value>,
-) -> Vec<Vec<Value>> {
-    let groups = (UNIT / q.group) as usize;
-    let dwords = BLOCK / 4;
-    let at = b.index_bytes(codes_at.0, codes_at.1);
-    let codes_ptr: Vec<Value> = x.iter().map(|&p| b.index(p, unit, UNIT as i64)).collect();
-    let scales_ptr: Vec<Value> = x.iter().map(|&p| rows.scales_of(b, p, unit)).collect();
-    let mut sums: Vec<Vec<Option<Value>>> = vec![vec![None; x.len()]; groups];
-    let mut open: Vec<(u64, u64, Vec<Value>)> = vec![]; // block, dwords seen, accumulators
-    let mut codes = Codes::new(q, at, first, lanes, table);
-    for t in Codes::order(q) {
-        let c = codes.dword(b, t);
-        let block = t / dwords;
-        let i = open.iter().position(|o| o.0 == block).unwrap_or_else(|| {
-            let zero = b.int(Type::I32.x(lanes), 0);
-            open.push((block, 0, vec![zero; x.len()]));
-            open.len() - 1
-        });
-        let (_, seen, accs) = &mut open[i];
-        *seen += 1;
-        for (a, &p) in accs.iter_mut().zip(&codes_ptr) {
-            let w = b.load(Type::I32, p, t as i64 * 4);
-            let w = b.splat(w, lanes);
-            let w = b.bitcast(w, Type::I8.x(lanes * 4));
-            *a = b.dot4(*a, c, w);
-        }
-        if *seen == dwords {
-            let (_, _, accs) = open.swap_remove(i);
-            let group = (t * 4 / q.group) as usize;
-            for (j, a) in accs.into_iter().enumerate() {
-                let f = b.int_to_f(a, Scalar::F32);
-                let s = b.load(Type::F32, scales_ptr[j], rows.scale_at(block));
-                let s = b.splat(s, lanes);
-                let sum = &mut sums[group][j];
-                *sum = Some(match *sum {
-                    Some(sum) => b.fma(f, s, sum),
-                    None => b.mul(f, s),
-                });
-            }
-        }
     }
-    sums.into_iter().map(|g| g.into_iter().map(|s| s.expect("every block is summed")).collect()).collect()
-}
 
-/// `sum(x)` of a group, in all lanes.
-fn group_sum(b: &mut KernelBuilder, rows: &Q8Rows, x: Value, unit: Value, group: Option<u64>, lanes: u16) -> Value {
-    let s = rows.load_sum(b, x, unit, group);
-    b.splat(s, lanes)
-}
-
-/// `sum((code + zero) x)` from `sum(code x)`.
-fn with_zero(b: &mut KernelBuilder, q: &QuantLayout, product: Value, sum: Option<Value>, lanes: u16) -> Value {
-    match sum {
-        Some(sum) if q.zero != 0 => {
-            let zero = b.f32(lanes, f64::from(q.zero));
-            b.fma(zero, sum, product)
-        }
-        _ => product,
-    }
-}
-
-/// A block of one unit with one level of scales: straight into the accumulators.
-#[allow(clippy::too_many_arguments, reason = "one step of quant_dot")]
-fn unit_dot(
-    b: &mut KernelBuilder,
-    q: &QuantLayout,
-    base: Value,
-    unit: Value,
-    first: u64,
-    lanes: u16,
-    x: &[Value],
-    rows: &Q8Rows,
-    table: Option<Value>,
-    acc: &[Value],
-) -> Vec<Value> {
-    let products = unit_products(b, q, (base, q.codes), unit, first, lanes, x, rows, table);
-    // Only now: scales in registers during the products would be spilled.
-    let scale = top(b, &q.scale, base, first, lanes);
-    let min = q.min.as_ref().map(|m| top(b, m, base, first, lanes));
-    let mut out = vec![];
-    for (j, &p) in x.iter().enumerate() {
-        let mut a = acc[j];
-        let split = products.len() > 1;
+    /// Unit `u` of a two-level block: adds to the sums of products, then to the sums of mins.
+    fn two_levels(&self, b: &mut KernelBuilder, base: Value, unit0: Value, u: Value, sums: &[Value]) -> Vec<Value> {
+        let q = self.q;
+        let unit = b.add(unit0, u);
+        let at = b.index(base, u, unit_bytes(q) as i64);
+        let subs = b.index(base, u, (UNIT / q.group * ROWS) as i64);
+        let products = self.products(b, at, unit);
+        let mut out = sums.to_vec();
         for (g, product) in products.iter().enumerate() {
-            let sum = (q.zero != 0).then(|| group_sum(b, rows, p, unit, split.then_some(g as u64), lanes));
-            let v = with_zero(b, q, product[j], sum, lanes);
-            a = b.fma(v, scale, a);
-        }
-        if let Some(min) = min {
-            let s = group_sum(b, rows, p, unit, None, lanes);
-            a = b.fma(min, s, a);
-        }
-        out.push(a);
-    }
-    out
-}
-
-/// One unit of a two-level block: adds to the sums of products, then to the sums of mins.
-#[allow(clippy::too_many_arguments, reason = "one step of quant_dot")]
-fn unit_sums(
-    b: &mut KernelBuilder,
-    q: &QuantLayout,
-    at: Value,
-    unit: Value,
-    subs: Value,
-    first: u64,
-    lanes: u16,
-    x: &[Value],
-    rows: &Q8Rows,
-    table: Option<Value>,
-    sums: &[Value],
-) -> Vec<Value> {
-    let products = unit_products(b, q, (at, q.codes), unit, first, lanes, x, rows, table);
-    let split = products.len() > 1;
-    let mut out = sums.to_vec();
-    for (g, product) in products.iter().enumerate() {
-        let at = |offset: u64| offset + g as u64 * ROWS + first;
-        let scale = q.scale.sub.map(|o| sub(b, subs, at(o), lanes));
-        let min = q.min.as_ref().and_then(|m| m.sub).map(|o| sub(b, subs, at(o), lanes));
-        for (j, &p) in x.iter().enumerate() {
-            let needed = q.zero != 0 || q.min.is_some();
-            let sum = needed.then(|| group_sum(b, rows, p, unit, split.then_some(g as u64), lanes));
-            let v = with_zero(b, q, product[j], sum, lanes);
-            out[j] = match scale {
-                Some(s) => b.fma(v, s, out[j]),
-                None => b.add(v, out[j]),
-            };
-            if let (Some(_), Some(sum)) = (&q.min, sum) {
-                let k = x.len() + j;
-                out[k] = match min {
-                    Some(m) => b.fma(m, sum, out[k]),
-                    None => b.add(out[k], sum),
+            let at = |offset: u64| offset + g as u64 * ROWS + self.first;
+            let scale = q.scale.sub.map(|o| sub(b, subs, at(o), self.lanes));
+            let min = q.min.as_ref().and_then(|m| m.sub).map(|o| sub(b, subs, at(o), self.lanes));
+            for (j, &x) in self.x.iter().enumerate() {
+                let needed = q.zero != 0 || q.min.is_some();
+                let sum = needed.then(|| self.sum(b, x, unit, g, products.len()));
+                let v = self.with_zero(b, product[j], sum);
+                out[j] = match scale {
+                    Some(s) => b.fma(v, s, out[j]),
+                    None => b.add(v, out[j]),
                 };
+                if let (Some(_), Some(sum)) = (&q.min, sum) {
+                    let k = self.x.len() + j;
+                    out[k] = match min {
+                        Some(m) => b.fma(m, sum, out[k]),
+                        None => b.add(out[k], sum),
+                    };
+                }
             }
         }
+        out
     }
-    out
 }
 
 /// Quantised weights with f32 activations: decodes each element to f32. The precise path, and the slow one.
@@ -376,8 +349,6 @@ fn quant_f32_dot(
     x: &[Value],
 ) -> Vec<Value> {
     let table = code_table(b, q);
-    let bits: u32 = q.planes.iter().sum();
-    let unit_bytes = ROWS * UNIT * u64::from(bits) / 8;
     let per_block = q.block / UNIT;
     let zero = b.f32(lanes, 0.0);
     let (lo, hi) = (b.i64(0), b.i64((cols / UNIT) as i64));
@@ -387,7 +358,7 @@ fn quant_f32_dot(
         let block = b.div_s(unit, d);
         let u = b.rem_s(unit, d);
         let base = b.index(panel, block, q.bytes as i64);
-        let at = b.index(base, u, unit_bytes as i64);
+        let at = b.index(base, u, unit_bytes(q) as i64);
         let at = b.index_bytes(at, q.codes);
         let per_unit = UNIT / q.group;
         let sub_rows = b.mul_imm(u, (per_unit * ROWS) as i64);
