@@ -87,7 +87,7 @@ graph_ops! {
     Softcap  "softcap"   ("x") [] {"cap": Float} "cap * tanh(x / cap).";
     Act      "act"       ("x") [] {"fn": OneOf(ACTIVATIONS)} "Activation function.";
     Slice    "slice"     ("x") [] {"start": Int, "len": Int} "Columns start .. start+len of f32[T, n].";
-    RopeAngles "rope_angles" ("pos") [] {"table": IntOr(0)} "cos and sin of pos * inv_freq of the graph's rope table: i32[T] -> f32[T, 2, r].";
+    RopeAngles "rope_angles" ("pos") [] {"table": IntOr(0)} "cos and sin of pos * inv_freq of the graph's rope table, r of each a row: i32[T] -> f32[T, 2], r being the table's length.";
     Rope     "rope"      ("x", "angles") [] {"heads": Int, "style": OneOf(ROPE_STYLES)} "Rotate the first 2r elements of each head: f32[T, heads*hd] -> same.";
     KvWrite  "kv_write"  ("kv", "k", "v", "pos") ["angles", "k_norm"] {"style": OneOf(ROPE_STYLES), "eps": FloatOr(0.0)} "The cache with rows of k and v at the positions; with k_norm, each head of k is first RMS-normed with that gamma [hd] and eps; with angles, then rotated. kv[h, hd], f32[T, h*hd] twice -> kv.";
     Attention "attention" ("q", "kv", "pos") ["angles", "q_norm"] {"heads": Int, "scale": Float, "window": IntOr(0), "softcap": FloatOr(0.0), "style": OneOf(ROPE_STYLES), "eps": FloatOr(0.0), "quantize": Flag} "softmax(softcap(scale q K^T) + causal mask) V, each KV head serving heads/kv_heads query heads; window w > 0 sees positions > p - w; q_norm, angles as in kv_write; quantize rounds the result to q8. f32[T, heads*hd] -> f32 or q8 [T, heads*hd].";
