@@ -1,4 +1,4 @@
-# `make demo` needs cargo, python3 with pip, and the network for one small model.
+# `make demo` needs cargo, python3 and the network for one small model; pip is installed if it is missing and can be.
 
 MODELS := target/models
 SMOLLM2 := $(MODELS)/SmolLM2-135M-Instruct.Q4_1.gguf
@@ -17,6 +17,7 @@ test: model
 	cargo test --release --workspace
 
 model:
+	@python3 -m pip --version >/dev/null 2>&1 || (apt-get update -q && apt-get install -qy --no-install-recommends python3-pip)
 	python3 bench/fetch_model.py smollm2 $(MODELS)
 
 bench: model
