@@ -3,7 +3,7 @@
 //! ```no_run
 //! use tilewright_driver::{BuildOptions, build};
 //! use tilewright_models::model::Model;
-//! let model = Model::open("model.gguf".as_ref())?;
+//! let model = Model::open("model.gguf")?;
 //! let report = build(&model, "model.tw".as_ref(), &BuildOptions::for_host()?, &mut |_| {})?;
 //! println!("{} kernels", report.kernels);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
