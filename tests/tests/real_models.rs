@@ -7,6 +7,7 @@
 
 use serde::Deserialize;
 use std::collections::HashMap;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tilewright_driver::{BuildOptions, Oracle, build};
@@ -53,7 +54,9 @@ fn find(name: &str) -> Option<(PathBuf, Golden)> {
     let dir = std::env::var_os("TILEWRIGHT_MODELS").map_or_else(|| root().join("target/models"), PathBuf::from);
     let file = dir.join(&source.file);
     if !file.is_file() {
-        eprintln!("SKIPPED: {name}: no {}; fetch it with bench/fetch_model.py", file.display());
+        // Straight to the stream: what a passing test prints is swallowed.
+        let _ =
+            writeln!(std::io::stderr(), "SKIPPED: {name}: no {}; fetch it with bench/fetch_model.py", file.display());
         return None;
     }
     Some((file, serde_json::from_slice(&read(goldens.join(&source.golden))).expect("a golden")))
