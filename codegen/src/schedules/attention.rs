@@ -6,7 +6,7 @@
 
 use super::qk::{HeadPrep, lanes_of};
 use super::quantize::Q8Rows;
-use super::{Axis, Params, Schedule, Space, min};
+use super::{Axis, Params, Schedule, Space};
 use tilewright_ir::kernel::{Kernel, KernelBuilder, Pred, Scalar, Type, Value};
 
 /// Keys that are scored before their values are added.
@@ -92,7 +92,7 @@ impl Schedule for Attention {
         let v_head = b.index(v_cache, cache_row, hd as i64 * 2);
         let first = b.mul_imm(tile_index, tile);
         let end = b.add_imm(first, tile);
-        let end = min(&mut b, end, tokens);
+        let end = b.smin(end, tokens);
         b.for_(first, end, 1, &[], |b, token, _| {
             let q = b.index(q, token, self.q_stride as i64);
             let q = b.index(q, head, hd as i64 * 4);
@@ -112,7 +112,7 @@ impl Schedule for Attention {
             let state = b.for_(start, end, BLOCK, &[lowest, zero], |b, s0, state| {
                 let left = b.sub(end, s0);
                 let full = b.i64(BLOCK);
-                let n = min(b, left, full);
+                let n = b.smin(left, full);
                 let k = b.index(k_head, s0, hd as i64 * 2);
                 let v = b.index(v_head, s0, hd as i64 * 2);
                 fill(b, scores, BLOCK as u64, LOWEST);

@@ -6,7 +6,7 @@
 
 use super::panel::{Rows, panel_dot};
 use super::quantize::Q8Rows;
-use super::{Activation, Axis, Params, Schedule, Space, min};
+use super::{Activation, Axis, Params, Schedule, Space};
 use crate::pack::{Layout, ROWS};
 use tilewright_ir::kernel::{Kernel, KernelBuilder, Type, Value};
 
@@ -102,7 +102,7 @@ impl Schedule for Matmul {
         let first = b.mul_imm(chunk, per_chunk);
         let end = b.add_imm(first, per_chunk);
         let all = b.i64(self.panels() as i64);
-        let end = min(&mut b, end, all);
+        let end = b.smin(end, all);
         b.for_(first, end, 1, &[], |b, panel, _| {
             let wp = b.index(w, panel, self.layout.panel_bytes(self.cols) as i64);
             let column = b.mul_imm(panel, ROWS as i64 * 4);
@@ -179,7 +179,7 @@ fn for_token_groups(
         let ids: Vec<Value> = (0..group as i64)
             .map(|j| {
                 let id = b.add_imm(t, j);
-                min(b, id, last)
+                b.smin(id, last)
             })
             .collect();
         body(b, &ids);
@@ -251,7 +251,7 @@ impl Schedule for Glu {
         let first = b.mul_imm(chunk, per_chunk);
         let end = b.add_imm(first, per_chunk);
         let all = b.i64(self.panels() as i64);
-        let end = min(&mut b, end, all);
+        let end = b.smin(end, all);
         b.for_(first, end, pair as i64, &[], |b, panel, _| {
             for_token_groups(b, tokens, self.max_tokens, group, |b, ids| {
                 let xs = token_rows(b, x, ids, self.x.stride(self.cols));

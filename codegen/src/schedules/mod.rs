@@ -102,8 +102,3 @@ fn if_token(b: &mut KernelBuilder, token: Value, tokens: Value, then: impl FnOnc
     let live = b.cmp(Pred::Slt, token, tokens);
     b.when(live, then);
 }
-
-/// `min(a, b)` of two `i64`.
-fn min(b: &mut KernelBuilder, x: Value, y: Value) -> Value {
-    b.smin(x, y)
-}

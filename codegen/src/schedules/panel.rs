@@ -285,7 +285,7 @@ impl QuantDot<'_> {
     fn one_level(&self, b: &mut KernelBuilder, base: Value, unit: Value, acc: &[Value]) -> Vec<Value> {
         let q = self.q;
         let products = self.products(b, base, unit);
-        // Only now: scales in registers during the products would be spilled.
+        // Only now: scales in registers during the products would be spilled (0-7 % of the kernel).
         let scale = top(b, &q.scale, base, self.first, self.lanes);
         let min = q.min.as_ref().map(|m| top(b, m, base, self.first, self.lanes));
         let mut out = vec![];
