@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 /// Block size of int8 activations: elements that share one scale.
 ///
-/// Blocks of 32, as others have them, leave SmolLM2-135M at a mean KL of 2.0e-3 to 2.3e-3 from f32 activations, where a
-/// few outliers decide; blocks of 8 at 5e-4, for two more vector operations a block.
+/// With blocks of 32, as others have them, SmolLM2-135M lay at a mean KL of 2.2e-3 from f32 activations, with blocks of 8 at
+/// 1.0e-3, for two more vector operations a block; `docs/performance.md` says how far to trust that.
 pub const Q8_BLOCK: u64 = 8;
 /// Rows of int8 activations are whole multiples of this, the smallest block of weights that they meet.
 pub const Q8_UNIT: u64 = 32;
