@@ -1,9 +1,10 @@
 //! What benchmarks of single kernels share: a product with a packed matrix, ready to be called.
 
-use tilewright_codegen::cranelift::Jit;
+use tilewright_codegen::jit::Jit;
 use tilewright_codegen::pack::Layout;
 use tilewright_codegen::schedules::{Activations, Matmul, Q8Rows, Schedule, defaults};
 use tilewright_codegen::target::Target;
+use tilewright_codegen::x86::X86;
 use tilewright_models::format::FormatSet;
 
 /// Weights are read from copies in turn that are larger than most last-level caches together.
@@ -34,7 +35,7 @@ impl Product {
         let out_stride = rows * 4;
         let schedule = Matmul { layout, rows, cols, x, bias: false, residual: None, out_stride, max_tokens: tokens };
         let params = defaults(&schedule.space());
-        let jit = Jit::compile(&[schedule.build("product", &params)], &Target::detect()?)?;
+        let jit = Jit::compile(&X86, &[schedule.build("product", &params)], &Target::detect()?)?;
         let copies = (COPIES_BYTES / bytes.max(1)).clamp(1, 256);
         Ok(Product {
             jit,

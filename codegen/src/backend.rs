@@ -9,7 +9,7 @@ use crate::target::Target;
 ///
 /// Every kernel becomes a global function with the C calling convention of the System V ABI,
 /// `fn(pointers: *const *mut u8, scalars: *const i64, chunk: i64)`, under the kernel's name.
-pub trait Backend {
+pub trait Backend: Sync {
     /// Name in options and reports.
     fn name(&self) -> &'static str;
 
@@ -18,6 +18,11 @@ pub trait Backend {
 
     /// A relocatable object that needs no other; the same input gives the same bytes.
     fn object(&self, kernels: &[Kernel], target: &Target) -> Result<Vec<u8>, CodegenError>;
+}
+
+/// All back ends, best first: the first whose [`Backend::check`] passes is the default.
+pub fn all() -> &'static [&'static dyn Backend] {
+    &[&crate::x86::X86, &crate::cranelift::Cranelift]
 }
 
 /// Something a back end cannot do.

@@ -2,7 +2,12 @@
 
 pub mod backend;
 pub mod cranelift;
+pub mod jit;
 pub mod lower;
 pub mod pack;
 pub mod schedules;
 pub mod target;
+pub mod x86;
+
+#[cfg(test)]
+mod tests;

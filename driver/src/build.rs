@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 use std::io::Write;
 use std::path::Path;
-use tilewright_codegen::backend::Backend;
+use tilewright_codegen::backend::{self, Backend};
 use tilewright_codegen::cranelift::Cranelift;
 use tilewright_codegen::lower::{LowerContext, Lowered, PackedWeight, Packing, WeightMap, lower};
 use tilewright_codegen::pack::{Layout, PackError, ROWS, pack_panel};
@@ -171,7 +171,9 @@ pub fn compile(
         }
     }
     progress(Progress::Stage("machine code"));
-    let object = Cranelift.object(&table.kernels, &options.target)?;
+    let fits = |b: &&&dyn Backend| table.kernels.iter().all(|k| b.check(k, &options.target).is_ok());
+    let backend = backend::all().iter().find(fits).copied().unwrap_or(&Cranelift);
+    let object = backend.object(&table.kernels, &options.target)?;
 
     let choices = choices(&passes, &table, &weights, options);
     let facts = model.hyper();

@@ -5,7 +5,8 @@
 
 use crate::quant::{layout, random_blocks};
 use std::collections::HashMap;
-use tilewright_codegen::cranelift::Jit;
+use tilewright_codegen::backend::Backend;
+use tilewright_codegen::jit::Jit;
 use tilewright_codegen::lower::{LowerContext, Lowered, Packing, WeightMap, lower};
 use tilewright_codegen::pack::{Layout, pack_panel};
 use tilewright_codegen::schedules::{Params, Schedule, defaults};
@@ -106,8 +107,8 @@ impl WeightSource for RandomWeights {
 pub enum Engine {
     /// Kernel interpreter.
     Interp,
-    /// Cranelift's machine code for a target.
-    Jit(Target),
+    /// A back end's machine code for a target.
+    Jit(&'static dyn Backend, Target),
 }
 
 /// A graph ready to run for up to so many tokens.
@@ -167,7 +168,7 @@ impl Host {
         }
         let jit = match &engine {
             Engine::Interp => None,
-            Engine::Jit(target) => Some(Jit::compile(&kernels, target).map_err(|e| e.to_string())?),
+            Engine::Jit(backend, target) => Some(Jit::compile(*backend, &kernels, target).map_err(|e| e.to_string())?),
         };
         let mut kv = vec![];
         for &n in graph.order() {

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::time::{SystemTime, UNIX_EPOCH};
+use tilewright_codegen::backend;
 use tilewright_codegen::schedules::{Params, Schedule};
 use tilewright_codegen::target::Target;
 use tilewright_ir::graph::interp::{Interp, Tensor};
@@ -146,7 +147,8 @@ fn check(format: &str, v: Variant, activations: Activations, off: &BTreeSet<Stri
     let mut jits: Vec<(String, Host)> = Target::all()
         .iter()
         .filter(|t| t.features_missing_on_host().is_empty())
-        .map(|t| (t.name.clone(), host(Engine::Jit(t.clone()))))
+        .flat_map(|t| backend::all().iter().map(move |&b| (b, t)))
+        .map(|(b, t)| (format!("{} for {}", b.name(), t.name), host(Engine::Jit(b, t.clone()))))
         .collect();
     assert!(!jits.is_empty(), "no declared target runs on this machine");
     // More tokens than a block of keys, once; the last chunks of a program with too few tokens.
@@ -250,7 +252,10 @@ fn argmax() {
         Tensor::I32(ids) => ids,
         _ => panic!("argmax gives i32"),
     };
-    for engine in [Engine::Interp, Engine::Jit(Target::detect().expect("a target"))] {
+    let target = Target::detect().expect("a target");
+    let mut engines = vec![Engine::Interp];
+    engines.extend(backend::all().iter().map(|&b| Engine::Jit(b, target.clone())));
+    for engine in engines {
         let mut host = Host::new(&b.g, &weights, 8, 8, engine, &random_params(seed)).expect("a host");
         let got: Vec<i32> = host.run(&tokens).expect("runs").iter().map(|v| v.to_bits().cast_signed()).collect();
         assert_eq!(got, want, "seed {seed:#x}");

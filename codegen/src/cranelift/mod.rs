@@ -6,7 +6,6 @@
 mod arith;
 mod convert;
 mod fold;
-mod jit;
 mod lower;
 mod memory;
 #[cfg(test)]
@@ -23,8 +22,6 @@ use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
 use cranelift_module::{FuncId, Linkage, Module, default_libcall_names};
 use cranelift_object::{ObjectBuilder, ObjectModule};
 use tilewright_ir::kernel::{Block, Imm, Kernel, Opcode, inst_line, verify};
-
-pub use jit::{Jit, KernelFn};
 
 use crate::backend::{Backend, CodegenError, Unsupported};
 use crate::target::Target;

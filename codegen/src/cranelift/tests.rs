@@ -4,7 +4,8 @@ use object::{Object, ObjectSection, ObjectSymbol};
 use tilewright_ir::kernel::{Imm, Kernel, KernelBuilder, Opcode, Scalar, Type, Value};
 
 use crate::backend::{Backend, CodegenError};
-use crate::cranelift::{Cranelift, Jit};
+use crate::cranelift::Cranelift;
+use crate::jit::Jit;
 use crate::target::Target;
 
 /// `n` of 16 rows of Q4_0, interleaved by dword, with f16 scales; the nibbles of a byte are 16 elements apart.
@@ -147,7 +148,7 @@ fn refusals_say_why() {
     assert!(found[0].to_string().contains("100032 bytes"), "{}", found[0]);
 
     if target.features_missing_on_host().is_empty() {
-        let jit = Jit::compile(&[kernel], &target).unwrap();
+        let jit = Jit::compile(&Cranelift, &[kernel], &target).unwrap();
         // SAFETY: these calls do not get as far as the kernel.
         let calls = unsafe { [jit.call("x", &[], &[], 0), jit.call("k", &[], &[], 0)] };
         let text = calls.map(|c| c.unwrap_err().to_string());
