@@ -12,7 +12,7 @@ fn products(c: &mut Criterion) {
         let mut group = c.benchmark_group(format!("matmul {ROWS}x{COLS}, {tokens} token(s)"));
         group.sample_size(20);
         for format in FORMATS {
-            let mut product = Product::new(format, ROWS, COLS, tokens).expect("a kernel");
+            let mut product = Product::new(format, (ROWS, COLS), tokens, &[], true).expect("a kernel");
             group.throughput(match tokens {
                 1 => Throughput::Bytes(product.bytes()),
                 n => Throughput::Elements(ROWS * COLS * u64::from(n)),

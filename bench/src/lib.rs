@@ -19,11 +19,20 @@ pub struct Product {
     out: Vec<u8>,
     tokens: i64,
     turn: usize,
+    /// The machine code.
+    pub text: String,
 }
 
 impl Product {
-    /// For this machine, at the schedule's defaults, int8 activations where the format takes them.
-    pub fn new(format: &str, rows: u64, cols: u64, tokens: u32) -> Result<Product, Box<dyn std::error::Error>> {
+    /// For this machine, int8 activations where the format takes them, at the schedule's defaults but for `set`.
+    /// `cold`: weights from copies in turn that no cache holds; else the same each time.
+    pub fn new(
+        format: &str,
+        (rows, cols): (u64, u64),
+        tokens: u32,
+        set: &[(String, i64)],
+        cold: bool,
+    ) -> Result<Product, Box<dyn std::error::Error>> {
         let declared = FormatSet::builtin().get(format).ok_or("no such format")?;
         let layout = Layout::of(declared)?;
         let bytes = layout.bytes(rows, cols);
@@ -34,15 +43,21 @@ impl Product {
         };
         let out_stride = rows * 4;
         let schedule = Matmul { layout, rows, cols, x, bias: false, residual: None, out_stride, max_tokens: tokens };
-        let params = defaults(&schedule.space());
-        let jit = Jit::compile(&X86, &[schedule.build("product", &params)], &Target::detect()?)?;
-        let copies = (COPIES_BYTES / bytes.max(1)).clamp(1, 256);
+        let mut params = defaults(&schedule.space());
+        for (name, value) in set {
+            *params.iter_mut().find(|(n, _)| *n == name).ok_or_else(|| format!("no parameter {name}"))?.1 = *value;
+        }
+        let kernel = schedule.build("product", &params);
+        let target = Target::detect()?;
+        let jit = Jit::compile(&X86, std::slice::from_ref(&kernel), &target)?;
+        let copies = if cold { (COPIES_BYTES / bytes.max(1)).clamp(1, 256) } else { 1 };
         Ok(Product {
+            text: X86.disassemble(&kernel, &target)?,
             jit,
             chunks: schedule.chunks(&params),
             // Kernels may read a vector past the end. Ones, so that every page is there.
-            weights: vec![vec![1; bytes as usize + 64]; copies as usize],
-            x: vec![1; (x_bytes * u64::from(tokens)) as usize + 64],
+            weights: vec![vec![0x11; bytes as usize + 64]; copies as usize],
+            x: vec![0x11; (x_bytes * u64::from(tokens)) as usize + 64],
             out: vec![0; (out_stride * u64::from(tokens)) as usize + 64],
             tokens: i64::from(tokens),
             turn: 0,

@@ -125,6 +125,22 @@ impl Lower<'_, '_> {
         vec![self.rotate(pieces[0], bytes as u8)]
     }
 
+    /// Lane `i` takes lane `i ^ distance`: within a piece, or piece by piece.
+    pub(super) fn swap(&mut self, a: Value, distance: i64) -> Pieces {
+        let pieces = self.get(a);
+        let ty = self.clif_type(pieces[0]);
+        let bytes = distance as u32 * ty.lane_bits() / 8;
+        if bytes >= 16 {
+            return (0..pieces.len()).map(|i| pieces[i ^ (bytes / 16) as usize]).collect();
+        }
+        let mask = std::array::from_fn(|i| (i as u8) ^ bytes as u8);
+        let one = |l: &mut Self, v| {
+            let v = l.shuffle(v, v, mask);
+            l.cast(v, ty)
+        };
+        pieces.into_iter().map(|v| one(self, v)).collect()
+    }
+
     /// Indices are below 16, so what the instruction does with others is of no interest.
     pub(super) fn swizzle(&mut self, table: Value, index: Value) -> Pieces {
         let table = self.scalar(table);

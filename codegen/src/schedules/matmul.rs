@@ -62,8 +62,8 @@ fn panel_space(layout: &Layout, panels: u64, cols: u64, max_tokens: u32, pair: u
     let many = max_tokens > 1;
     vec![
         Axis { name: "panels", values: chunk },
-        Axis { name: "lanes", values: vec![8, 16, 4] },
-        Axis { name: "tokens", values: if many { vec![2, 4, 1] } else { vec![1] } },
+        Axis { name: "lanes", values: vec![16, 8, 4] },
+        Axis { name: "tokens", values: if many { vec![8, 2, 4, 6, 12, 1] } else { vec![1] } },
     ]
 }
 

@@ -207,6 +207,13 @@ fn lanes() {
     });
     each(&numbers(), |t| op(&[t], |b, a| b.sum(a[0])));
     each(&FLOATS, |t| op(&[t], |b, a| b.max_lane(a[0])));
+    for t in [Type::I32, Type::I64, Type::F32, Type::F64] {
+        for n in LANES {
+            for distance in (0..5).map(|k| 1 << k).filter(|&d| d < i64::from(n)) {
+                op(&[t.x(n)], |b, a| b.swap_lanes(a[0], distance));
+            }
+        }
+    }
     each(&[Type::I8], |t| {
         op(&[Type::I8.x(16), t], |b, a| {
             let mask = b.int(t, 15);
@@ -217,8 +224,12 @@ fn lanes() {
         let bytes = Type::I8.x(4 * t.lanes);
         op(&[acc, bytes, bytes], |b, a| {
             let r = b.dot4(a[0], a[1], a[2]);
-            // Again, with the operands the other way round.
-            b.dot4(r, a[2], a[1])
+            // Again, with the operands the other way round, and with small ones.
+            let r = b.dot4(r, a[2], a[1]);
+            let low = b.int(bytes, 127);
+            let small = b.and(a[1], low);
+            b.prefetch(Value(0), 64);
+            b.dot4_u7(r, small, a[2])
         });
     });
     for scalar in INTS {

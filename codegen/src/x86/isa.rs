@@ -163,6 +163,7 @@ const FEATURES: &[(CpuidFeature, &[&str])] = &[
     (CpuidFeature::PREFETCHW, &[]),
     (CpuidFeature::SSE, &[]),
     (CpuidFeature::SSE2, &[]),
+    (CpuidFeature::CLFSH, &[]),
     (CpuidFeature::AVX, &["avx"]),
     (CpuidFeature::AVX2, &["avx2"]),
     (CpuidFeature::FMA, &["fma"]),

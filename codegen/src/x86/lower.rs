@@ -566,6 +566,7 @@ impl<'k> Lower<'k> {
         let Some(&r) = inst.results.first() else {
             return match inst.op {
                 Store => self.store(a(0), a(1), imm),
+                Prefetch => self.prefetch(a(0), imm),
                 For => self.for_loop(inst),
                 If => self.branch(inst),
                 _ => {}
@@ -578,6 +579,7 @@ impl<'k> Lower<'k> {
             If => return self.branch(inst),
             Load => return self.load(r, a(0), imm),
             Store => return,
+            Prefetch => return,
             Offset => self.offset(r, a(0), a(1)),
             Local => {
                 let mem = Mem::at(Base::Frame, self.frame);
@@ -594,7 +596,9 @@ impl<'k> Lower<'k> {
             Swizzle => self.swizzle(a(0), a(1)),
             Sum => self.reduce(Add, a(0)),
             MaxLane => self.reduce(Fmax, a(0)),
-            Dot4 => self.dot4(a(0), a(1), a(2)),
+            Dot4 => self.dot4(false, a(0), a(1), a(2)),
+            Dot4U7 => self.dot4(true, a(0), a(1), a(2)),
+            Swap => self.swap(a(0), imm),
             Sext | Zext => self.extend(inst.op == Sext, a(0), ty),
             Trunc => self.truncate(a(0), ty),
             IntToF => self.int_to_float(a(0), ty),

@@ -87,6 +87,11 @@ impl Lower<'_> {
         self.f.insts.len() - 1
     }
 
+    pub(super) fn prefetch(&mut self, pointer: Value, bytes: i64) {
+        let mem = self.address(pointer, bytes);
+        self.scalar_inst(M::Prefetcht0, &[Opd::Mem(mem)]);
+    }
+
     pub(super) fn store(&mut self, value: Value, pointer: Value, bytes: i64) {
         let ty = self.ty(value);
         let regs = self.regs(value);

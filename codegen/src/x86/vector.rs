@@ -339,7 +339,7 @@ impl Lower<'_> {
         self.v(M::Vpblendvb, width, &[Opd::Use(y, k), Opd::Use(x, k), Opd::Use(mask, k)])
     }
 
-    pub(super) fn dot4(&mut self, acc: Value, u: Value, s: Value) -> Val {
+    pub(super) fn dot4(&mut self, small: bool, acc: Value, u: Value, s: Value) -> Val {
         let (width, n) = self.shape_of(acc);
         let k = Kind::vector(width);
         if self.one_lane(acc) {
@@ -347,21 +347,28 @@ impl Lower<'_> {
             let acc = self.reg(acc);
             let (u, s) = (self.reg(u), self.reg(s));
             let a = self.v(M::Vmovd, 128, &[Opd::Use(acc, Kind::R32)]);
-            let d = self.dot_piece(a, u, Opd::Use(s, Kind::Xmm), 128);
+            let d = self.dot_piece(small, a, u, Opd::Use(s, Kind::Xmm), 128);
             return Val::Regs(smallvec![self.to_gpr(d, Scalar::I32)]);
         }
         let (a, u) = (self.regs(acc), self.regs(u));
         let piece = |l: &mut Self, i: usize| {
-            let s = if l.caps.vnni { l.operand(s, i, 32) } else { Opd::Use(l.regs(s)[i], k) };
-            l.dot_piece(a[i], u[i], s, width)
+            let s = if l.caps.vnni || small { l.operand(s, i, 32) } else { Opd::Use(l.regs(s)[i], k) };
+            l.dot_piece(small, a[i], u[i], s, width)
         };
         Val::Regs((0..n).map(|i| piece(self, i)).collect())
     }
 
-    fn dot_piece(&mut self, acc: VReg, u: VReg, s: Opd, width: u32) -> VReg {
+    /// `small`: the unsigned bytes are below 128, so that pairs of products fit 16 bits.
+    fn dot_piece(&mut self, small: bool, acc: VReg, u: VReg, s: Opd, width: u32) -> VReg {
         let k = Kind::vector(width);
         if self.caps.vnni {
             return self.v_mod(M::Vpdpbusd, width, acc, &[Opd::Use(u, k), s]);
+        }
+        if small {
+            let pairs = self.v(M::Vpmaddubsw, width, &[Opd::Use(u, k), s]);
+            let one = self.pattern(16, 1, width);
+            let sums = self.v(M::Vpmaddwd, width, &[Opd::Use(pairs, k), Opd::Use(one, k)]);
+            return self.v(M::Vpaddd, width, &[Opd::Use(acc, k), Opd::Use(sums, k)]);
         }
         // Even and odd bytes as 16-bit lanes, whose products are added to 32 bits: nothing saturates.
         let low = self.pattern(16, 0xff, width);
@@ -595,6 +602,29 @@ impl Lower<'_> {
             p
         };
         if truth { Val::Mask(p, 32) } else { Val::Regs(p) }
+    }
+
+    /// Lane `i` takes lane `i ^ distance`: within 128 bits, by 128-bit places, or register by register.
+    pub(super) fn swap(&mut self, a: Value, distance: i64) -> Val {
+        let (width, n) = self.shape_of(a);
+        let bits = distance as u32 * lane_bits(self.ty(a).scalar);
+        let p = self.regs(a);
+        if bits >= width {
+            return Val::Regs((0..n).map(|i| p[i ^ (bits / width) as usize]).collect());
+        }
+        let k = Kind::vector(width);
+        let one = |l: &mut Self, x: VReg| {
+            let x = Opd::Use(x, k);
+            match (bits, l.caps.evex, width) {
+                (32, ..) => l.v(M::Vpshufd, width, &[x, Opd::Control(0b10_11_00_01)]),
+                (64, ..) => l.v(M::Vpshufd, width, &[x, Opd::Control(0b01_00_11_10)]),
+                (_, false, _) => l.v(M::Vperm2i128, width, &[x, x, Opd::Control(1)]),
+                (_, true, 256) => l.v(M::Vshufi32x4, width, &[x, x, Opd::Control(1)]),
+                (128, ..) => l.v(M::Vshufi32x4, width, &[x, x, Opd::Control(0b10_11_00_01)]),
+                _ => l.v(M::Vshufi32x4, width, &[x, x, Opd::Control(0b01_00_11_10)]),
+            }
+        };
+        Val::Regs(p.into_iter().map(|x| one(self, x)).collect())
     }
 
     /// Indices are below 16, so what the instruction does with others is of no interest.

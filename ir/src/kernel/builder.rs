@@ -180,6 +180,21 @@ impl KernelBuilder {
         self.op(Opcode::Dot4, vec![acc, u, s], Imm::None, None)
     }
 
+    /// As [`KernelBuilder::dot4`] for unsigned bytes below 128.
+    pub fn dot4_u7(&mut self, acc: Value, u: Value, s: Value) -> Value {
+        self.op(Opcode::Dot4U7, vec![acc, u, s], Imm::None, None)
+    }
+
+    /// Lane `i` takes lane `i ^ distance`.
+    pub fn swap_lanes(&mut self, a: Value, distance: i64) -> Value {
+        self.op(Opcode::Swap, vec![a], Imm::Int(distance), None)
+    }
+
+    /// Hint that `p + bytes` is read soon.
+    pub fn prefetch(&mut self, p: Value, bytes: i64) {
+        self.push(Inst { op: Opcode::Prefetch, args: vec![p], imm: Imm::Int(bytes), results: vec![], blocks: vec![] });
+    }
+
     /// Read a `ty` at `p + bytes`.
     pub fn load(&mut self, ty: Type, p: Value, bytes: i64) -> Value {
         self.op(Opcode::Load, vec![p], Imm::Int(bytes), Some(ty))

@@ -96,6 +96,9 @@ pub enum Fault {
     /// Shift by the lane's width or more.
     #[error("shift count {0} is out of range")]
     ShiftCount(i64),
+    /// Unsigned byte over 127 in `dot4_u7s`.
+    #[error("unsigned byte {0} is over 127")]
+    LargeByte(u64),
     /// Swizzle index over 15.
     #[error("table index {0} is out of range")]
     TableIndex(u64),
@@ -343,8 +346,13 @@ impl Machine<'_> {
                 }
                 v
             }
-            Dot4 => {
+            Swap => (0..usize::from(from.lanes)).map(|i| get(args[0])[i ^ int_imm(inst) as usize]).collect(),
+            Prefetch => Lanes::new(),
+            Dot4 | Dot4U7 => {
                 let (acc, u, s) = (get(args[0]), get(args[1]), get(args[2]));
+                if let (Dot4U7, Some(&large)) = (inst.op, u.iter().find(|&&u| u > 127)) {
+                    return Err(Fault::LargeByte(large));
+                }
                 let product = |i: usize| (u[i] as i64).wrapping_mul(signed(s[i], Scalar::I8));
                 let dot = |i: usize| (4 * i..4 * i + 4).map(product).sum::<i64>();
                 (0..acc.len()).map(|i| acc[i].wrapping_add(dot(i) as u64) & mask(Scalar::I32)).collect()

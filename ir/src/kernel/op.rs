@@ -202,6 +202,9 @@ ops! {
     Sum     "sum",      O::Unary(Number),  Element, "none",  "Sum of the lanes: halves are added until one is left.";
     MaxLane "max_lane", O::Unary(Float),   Element, "none",  "Largest lane, by fmax of halves as in sum; a NaN may be lost.";
     Dot4    "dot4_us",  O::Dot4,           Same,    "none",  "acc[i] + sum over 4 bytes of unsigned * signed; i32, no saturation.";
+    Dot4U7  "dot4_u7s", O::Dot4,           Same,    "none",  "dot4_us whose unsigned bytes are below 128: two products fit 16 bits.";
+    Swap    "swap_lanes", O::Unary(Number), Same,   "int",   "Lane i takes lane i ^ immediate, a power of two; lanes of 32 or 64 bits.";
+    Prefetch "prefetch", O::Ptr,           None,    "int",   "Hint that the line at pointer + immediate bytes is read soon; reads nothing.";
     Load    "load",     O::Ptr,            Stated,  "int",   "Read at pointer + immediate bytes; no alignment needed.";
     Store   "store",    O::Store,          None,    "int",   "Write at pointer + immediate bytes.";
     Offset  "offset",   O::PtrInt,         Ptr,     "none",  "Pointer plus bytes.";

@@ -17,7 +17,8 @@
 //! - K13 `fext` and `fround` convert the pairs in the op table, lanes kept
 //! - K14 `bitcast` keeps the size and has neither `i1` nor `ptr`
 //! - K15 `splat` goes from one lane to several; `low` and `high` give half of the lanes; all keep the element
-//! - K16 the lane of `extract` and `insert` exists
+//! - K16 the lane of `extract` and `insert` exists; `swap_lanes` has lanes of 32 or 64 bits, and its distance is a power of
+//!   two below their number
 //! - K17 `div_s` and `rem_s` are on scalars
 //! - K18 unsigned predicates compare integers
 //! - K19 a constant shift count is at least 0 and below the lane's width
@@ -373,6 +374,11 @@ impl<'a> Checker<'a> {
             }
             Opcode::Extract | Opcode::Insert => {
                 self.check((0..i64::from(a.lanes)).contains(&imm), "K16", || format!("{a} has no lane {imm}"));
+            }
+            Opcode::Swap => {
+                let fits = (1..i64::from(a.lanes)).contains(&imm) && imm & (imm - 1) == 0;
+                let wide = a.scalar.bytes() >= 4;
+                self.check(fits && wide, "K16", || format!("lanes of {a} cannot be swapped at distance {imm}"));
             }
             Opcode::DivS | Opcode::RemS => self.check(a.lanes == 1, "K17", || format!("{a} is a vector")),
             Opcode::Cmp => {
