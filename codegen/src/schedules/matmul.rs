@@ -63,7 +63,8 @@ fn panel_space(layout: &Layout, panels: u64, cols: u64, max_tokens: u32, pair: u
     vec![
         Axis { name: "panels", values: chunk },
         Axis { name: "lanes", values: vec![16, 8, 4] },
-        Axis { name: "tokens", values: if many { vec![8, 2, 4, 6, 12, 1] } else { vec![1] } },
+        Axis { name: "group", values: vec![1, 2] },
+        Axis { name: "tokens", values: if many { vec![8, 2, 3, 4, 6, 12, 1] } else { vec![1] } },
     ]
 }
 
@@ -91,6 +92,7 @@ impl Schedule for Matmul {
 
     fn build(&self, name: &str, p: &Params) -> Kernel {
         let (per_chunk, lanes, group) = (p["panels"], p["lanes"] as u16, p["tokens"] as usize);
+        let together = p["group"];
         let mut b = KernelBuilder::new(name);
         let x = b.ptr_param("x");
         let w = b.ptr_param("w");
@@ -103,15 +105,25 @@ impl Schedule for Matmul {
         let end = b.add_imm(first, per_chunk);
         let all = b.i64(self.panels() as i64);
         let end = b.smin(end, all);
-        b.for_(first, end, 1, &[], |b, panel, _| {
-            let wp = b.index(w, panel, self.layout.panel_bytes(self.cols) as i64);
-            let column = b.mul_imm(panel, ROWS as i64 * 4);
+        let last = b.add_imm(end, -1);
+        b.for_(first, end, together, &[], |b, panel, _| {
+            // A group that reaches past the end computes the last panel again.
+            let numbers: Vec<Value> = (0..together)
+                .map(|i| {
+                    let n = b.add_imm(panel, i);
+                    if i > 0 { b.smin(n, last) } else { n }
+                })
+                .collect();
+            let panels: Vec<Value> =
+                numbers.iter().map(|&n| b.index(w, n, self.layout.panel_bytes(self.cols) as i64)).collect();
+            let columns: Vec<Value> = numbers.iter().map(|&n| b.mul_imm(n, ROWS as i64 * 4)).collect();
             for_token_groups(b, tokens, self.max_tokens, group, |b, ids| {
                 let xs = token_rows(b, x, ids, self.x.stride(self.cols));
                 for part in 0..ROWS / u64::from(lanes) {
                     let lane0 = part * u64::from(lanes);
-                    let sums = dot(b, &self.layout, self.cols, wp, lane0, lanes, &xs, self.x);
-                    for (sum, &id) in sums.into_iter().zip(ids) {
+                    let sums = dot(b, &self.layout, self.cols, &panels, lane0, lanes, &xs, self.x);
+                    let results = sums.iter().zip(&columns).flat_map(|(s, &c)| s.iter().zip(ids).map(move |r| (c, r)));
+                    for (column, (&sum, &id)) in results {
                         let at = |b: &mut KernelBuilder, p: Value, stride: u64| {
                             let row = b.index(p, id, stride as i64);
                             b.offset(row, column)
@@ -144,18 +156,18 @@ fn dot(
     b: &mut KernelBuilder,
     layout: &Layout,
     cols: u64,
-    panel: Value,
+    panels: &[Value],
     first: u64,
     lanes: u16,
     xs: &[Value],
     x: Activations,
-) -> Vec<Value> {
+) -> Vec<Vec<Value>> {
     let q8 = Q8Rows { width: cols };
     let rows = match x {
         Activations::F32 { .. } => Rows::F32(xs),
         Activations::Q8 => Rows::Q8(xs, &q8),
     };
-    panel_dot(b, layout, cols, panel, first, lanes, &rows)
+    panel_dot(b, layout, cols, panels, first, lanes, &rows)
 }
 
 fn token_rows(b: &mut KernelBuilder, x: Value, ids: &[Value], stride: u64) -> Vec<Value> {
@@ -237,6 +249,7 @@ impl Schedule for Glu {
 
     fn build(&self, name: &str, p: &Params) -> Kernel {
         let (per_chunk, lanes, group) = (p["panels"], p["lanes"] as u16, p["tokens"] as usize);
+        let together = p["group"];
         let pair = self.pair();
         let mut b = KernelBuilder::new(name);
         let x = b.ptr_param("x");
@@ -261,18 +274,28 @@ impl Schedule for Glu {
                     let u = b.index(up, panel, self.up.panel_bytes(self.cols) as i64);
                     for part in 0..ROWS / u64::from(lanes) {
                         let lane0 = part * u64::from(lanes);
-                        let gates = dot(b, &self.gate, self.cols, g, lane0, lanes, &xs, self.x);
+                        let at = |j: usize| j as i64 * row_bytes + ((i * ROWS + lane0) * 4) as i64;
+                        let write = |b: &mut KernelBuilder, j: usize, gate: Value, up: Value| {
+                            let a = self.function.apply(b, gate);
+                            let y = b.mul(a, up);
+                            b.store(y, stage, at(j));
+                        };
+                        if together > 1 && self.gate == self.up {
+                            let both = dot(b, &self.gate, self.cols, &[g, u], lane0, lanes, &xs, self.x);
+                            for (j, (&gate, &up)) in both[0].iter().zip(&both[1]).enumerate() {
+                                write(b, j, gate, up);
+                            }
+                            continue;
+                        }
+                        let gates = dot(b, &self.gate, self.cols, &[g], lane0, lanes, &xs, self.x).remove(0);
                         // Held in memory while the second product needs the registers.
                         for (j, &v) in gates.iter().enumerate() {
-                            b.store(v, stage, j as i64 * row_bytes + ((i * ROWS + lane0) * 4) as i64);
+                            b.store(v, stage, at(j));
                         }
-                        let ups = dot(b, &self.up, self.cols, u, lane0, lanes, &xs, self.x);
+                        let ups = dot(b, &self.up, self.cols, &[u], lane0, lanes, &xs, self.x).remove(0);
                         for (j, v) in ups.into_iter().enumerate() {
-                            let at = j as i64 * row_bytes + ((i * ROWS + lane0) * 4) as i64;
-                            let g = b.load(Type::F32.x(lanes), stage, at);
-                            let a = self.function.apply(b, g);
-                            let y = b.mul(a, v);
-                            b.store(y, stage, at);
+                            let gate = b.load(Type::F32.x(lanes), stage, at(j));
+                            write(b, j, gate, v);
                         }
                     }
                 }

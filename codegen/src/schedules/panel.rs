@@ -24,24 +24,28 @@ pub(super) enum Rows<'a> {
     Q8(&'a [Value], &'a Q8Rows),
 }
 
-/// `lanes` rows of the panel at `panel`, from row `first` on, times each token's row of `cols` elements:
-/// one `f32 x lanes` a token.
+/// `lanes` rows of each of `panels`, from row `first` on, times each token's row of `cols` elements:
+/// one `f32 x lanes` a panel and token. Panels that are computed together share the reads of activations.
 pub(super) fn panel_dot(
     b: &mut KernelBuilder,
     layout: &Layout,
     cols: u64,
-    panel: Value,
+    panels: &[Value],
     first: u64,
     lanes: u16,
     x: &Rows<'_>,
-) -> Vec<Value> {
+) -> Vec<Vec<Value>> {
     match (layout, x) {
-        (Layout::Float(store), Rows::F32(x)) => float_dot(b, *store, cols, panel, first, lanes, x),
+        (Layout::Float(store), Rows::F32(x)) => {
+            panels.iter().map(|&p| float_dot(b, *store, cols, p, first, lanes, x)).collect()
+        }
         (Layout::Quant(q), Rows::Q8(x, rows)) => {
             let table = code_table(b, q);
-            QuantDot { q, x, rows, first, lanes, table }.dot(b, cols, panel)
+            QuantDot { q, x, rows, first, lanes, table }.dot(b, cols, panels)
         }
-        (Layout::Quant(q), Rows::F32(x)) => quant_f32_dot(b, q, cols, panel, first, lanes, x),
+        (Layout::Quant(q), Rows::F32(x)) => {
+            panels.iter().map(|&p| quant_f32_dot(b, q, cols, p, first, lanes, x)).collect()
+        }
         (Layout::Float(_), Rows::Q8(..)) => unreachable!("the planner keeps float weights on f32 activations"),
     }
 }
@@ -172,92 +176,109 @@ pub(super) fn code_table(b: &mut KernelBuilder, q: &QuantLayout) -> Option<Value
     Some(b.bitcast(v, Type::I8.x(16)))
 }
 
-/// A panel product with int8 activations.
+/// A product of panels with int8 activations.
 struct QuantDot<'a> {
     q: &'a QuantLayout,
     /// One row of activations a token.
     x: &'a [Value],
     rows: &'a Q8Rows,
-    /// First row of the panel, and how many.
+    /// First row of each panel, and how many.
     first: u64,
     lanes: u16,
     table: Option<Value>,
 }
 
 impl QuantDot<'_> {
-    fn dot(&self, b: &mut KernelBuilder, cols: u64, panel: Value) -> Vec<Value> {
+    /// The accumulators are in the order of panels, then tokens.
+    fn dot(&self, b: &mut KernelBuilder, cols: u64, panels: &[Value]) -> Vec<Vec<Value>> {
         let q = self.q;
         let units = q.block / UNIT;
-        let n = self.x.len();
+        let tokens = self.x.len();
+        let n = tokens * panels.len();
         let zero = b.f32(self.lanes, 0.0);
         let two_level = q.scale.sub.is_some() || q.min.as_ref().is_some_and(|m| m.sub.is_some());
         let (lo, hi) = (b.i64(0), b.i64((cols / q.block) as i64));
-        b.for_(lo, hi, 1, &vec![zero; n], |b, block, acc| {
-            let base = b.index(panel, block, q.bytes as i64);
+        let sums = b.for_(lo, hi, 1, &vec![zero; n], |b, block, acc| {
+            let bases: Vec<Value> = panels.iter().map(|&p| b.index(p, block, q.bytes as i64)).collect();
             if !two_level && units == 1 {
-                return self.one_level(b, base, block, acc);
+                return self.one_level(b, &bases, block, acc);
             }
             let unit0 = b.mul_imm(block, units as i64);
-            let scale = top(b, &q.scale, base, self.first, self.lanes);
-            let min = q.min.as_ref().map(|m| top(b, m, base, self.first, self.lanes));
+            let per = if q.min.is_some() { 2 } else { 1 };
             // Sums of the sub-scaled products, and of the sub-scaled mins, over the units of the block.
             let (u0, u1) = (b.i64(0), b.i64(units as i64));
-            let per = if min.is_some() { 2 } else { 1 };
-            let sums = b.for_(u0, u1, 1, &vec![zero; n * per], |b, u, sums| self.two_levels(b, base, unit0, u, sums));
+            let sums = b.for_(u0, u1, 1, &vec![zero; n * per], |b, u, sums| self.two_levels(b, &bases, unit0, u, sums));
             let mut out = vec![];
-            for j in 0..n {
-                let mut a = b.fma(sums[j], scale, acc[j]);
-                if let Some(min) = min {
-                    a = b.fma(sums[n + j], min, a);
+            for (p, &base) in bases.iter().enumerate() {
+                let scale = top(b, &q.scale, base, self.first, self.lanes);
+                let min = q.min.as_ref().map(|m| top(b, m, base, self.first, self.lanes));
+                for j in p * tokens..(p + 1) * tokens {
+                    let mut a = b.fma(sums[j], scale, acc[j]);
+                    if let Some(min) = min {
+                        a = b.fma(sums[n + j], min, a);
+                    }
+                    out.push(a);
                 }
-                out.push(a);
             }
             out
-        })
+        });
+        sums.chunks(tokens).map(<[Value]>::to_vec).collect()
     }
 
-    /// Products of unit `unit` of the row, whose codes are at `at`: for each group of weights, for each token,
-    /// `sum(code x)` as f32.
+    /// Products of unit `unit` of the row with the panels' units at `units`: for each group of weights, for each panel
+    /// and token, `sum(code x)` as f32.
     ///
     /// The int8 blocks of activations are shorter than the groups: each gets an integer accumulator of its own, which
     /// its scale turns into f32.
-    fn products(&self, b: &mut KernelBuilder, at: Value, unit: Value) -> Vec<Vec<Value>> {
-        let (q, lanes) = (self.q, self.lanes);
+    fn products(&self, b: &mut KernelBuilder, units: &[Value], unit: Value) -> Vec<Vec<Value>> {
+        let (q, lanes, tokens) = (self.q, self.lanes, self.x.len());
         let dwords = BLOCK / 4;
-        let at = b.index_bytes(at, q.codes);
+        let n = tokens * units.len();
         let codes_ptr: Vec<Value> = self.x.iter().map(|&p| b.index(p, unit, UNIT as i64)).collect();
         let scales_ptr: Vec<Value> = self.x.iter().map(|&p| self.rows.scales_of(b, p, unit)).collect();
-        let mut sums: Vec<Vec<Option<Value>>> = vec![vec![None; self.x.len()]; (UNIT / q.group) as usize];
+        let mut sums: Vec<Vec<Option<Value>>> = vec![vec![None; n]; (UNIT / q.group) as usize];
         let mut open: Vec<(u64, u64, Vec<Value>)> = vec![]; // block, dwords seen, accumulators
-        let mut codes = Codes::new(q, at, self.first, lanes, self.table);
+        let mut panels: Vec<Codes<'_>> = vec![];
+        for &at in units {
+            let at = b.index_bytes(at, q.codes);
+            panels.push(Codes::new(q, at, self.first, lanes, self.table));
+        }
+        let bits: u32 = q.planes.iter().sum();
+        let small = bits < 8 && q.table.is_none();
         for t in Codes::order(q) {
-            let c = codes.dword(b, t);
+            let codes: Vec<Value> = panels.iter_mut().map(|c| c.dword(b, t)).collect();
             let block = t / dwords;
             let i = open.iter().position(|o| o.0 == block).unwrap_or_else(|| {
                 let zero = b.int(Type::I32.x(lanes), 0);
-                open.push((block, 0, vec![zero; self.x.len()]));
+                open.push((block, 0, vec![zero; n]));
                 open.len() - 1
             });
             let (_, seen, accs) = &mut open[i];
             *seen += 1;
-            for (a, &p) in accs.iter_mut().zip(&codes_ptr) {
+            for (j, &p) in codes_ptr.iter().enumerate() {
                 let w = b.load(Type::I32, p, t as i64 * 4);
                 let w = b.splat(w, lanes);
                 let w = b.bitcast(w, Type::I8.x(lanes * 4));
-                *a = b.dot4(*a, c, w);
+                for (panel, &c) in codes.iter().enumerate() {
+                    let a = &mut accs[panel * tokens + j];
+                    *a = if small { b.dot4_u7(*a, c, w) } else { b.dot4(*a, c, w) };
+                }
             }
             if *seen == dwords {
                 let (_, _, accs) = open.swap_remove(i);
                 let group = (t * 4 / q.group) as usize;
-                for (j, a) in accs.into_iter().enumerate() {
-                    let f = b.int_to_f(a, Scalar::F32);
-                    let s = b.load(Type::F32, scales_ptr[j], self.rows.scale_at(block));
+                for (j, &p) in scales_ptr.iter().enumerate() {
+                    let s = b.load(Type::F32, p, self.rows.scale_at(block));
                     let s = b.splat(s, lanes);
-                    let sum = &mut sums[group][j];
-                    *sum = Some(match *sum {
-                        Some(sum) => b.fma(f, s, sum),
-                        None => b.mul(f, s),
-                    });
+                    for panel in 0..units.len() {
+                        let k = panel * tokens + j;
+                        let f = b.int_to_f(accs[k], Scalar::F32);
+                        let sum = &mut sums[group][k];
+                        *sum = Some(match *sum {
+                            Some(sum) => b.fma(f, s, sum),
+                            None => b.mul(f, s),
+                        });
+                    }
                 }
             }
         }
@@ -282,55 +303,62 @@ impl QuantDot<'_> {
     }
 
     /// A block of one unit with one level of scales: straight into the accumulators.
-    fn one_level(&self, b: &mut KernelBuilder, base: Value, unit: Value, acc: &[Value]) -> Vec<Value> {
+    fn one_level(&self, b: &mut KernelBuilder, bases: &[Value], unit: Value, acc: &[Value]) -> Vec<Value> {
         let q = self.q;
-        let products = self.products(b, base, unit);
+        let products = self.products(b, bases, unit);
+        let mut out = acc.to_vec();
         // Only now: scales in registers during the products would be spilled (0-7 % of the kernel).
-        let scale = top(b, &q.scale, base, self.first, self.lanes);
-        let min = q.min.as_ref().map(|m| top(b, m, base, self.first, self.lanes));
-        let mut out = vec![];
+        let scales: Vec<Value> = bases.iter().map(|&base| top(b, &q.scale, base, self.first, self.lanes)).collect();
+        let min = |b: &mut KernelBuilder, &base: &Value| Some(top(b, q.min.as_ref()?, base, self.first, self.lanes));
+        let mins: Vec<Option<Value>> = bases.iter().map(|base| min(b, base)).collect();
         for (j, &x) in self.x.iter().enumerate() {
-            let mut a = acc[j];
-            for (g, product) in products.iter().enumerate() {
-                let sum = (q.zero != 0).then(|| self.sum(b, x, unit, g, products.len()));
-                let v = self.with_zero(b, product[j], sum);
-                a = b.fma(v, scale, a);
+            let sums: Vec<Option<Value>> =
+                (0..products.len()).map(|g| (q.zero != 0).then(|| self.sum(b, x, unit, g, products.len()))).collect();
+            let whole = q.min.is_some().then(|| self.sum(b, x, unit, 0, 1));
+            for (panel, &scale) in scales.iter().enumerate() {
+                let a = &mut out[panel * self.x.len() + j];
+                for (product, &sum) in products.iter().zip(&sums) {
+                    let v = self.with_zero(b, product[panel * self.x.len() + j], sum);
+                    *a = b.fma(v, scale, *a);
+                }
+                if let (Some(min), Some(sum)) = (mins[panel], whole) {
+                    *a = b.fma(min, sum, *a);
+                }
             }
-            if let Some(min) = min {
-                let s = self.sum(b, x, unit, 0, 1);
-                a = b.fma(min, s, a);
-            }
-            out.push(a);
         }
         out
     }
 
     /// Unit `u` of a two-level block: adds to the sums of products, then to the sums of mins.
-    fn two_levels(&self, b: &mut KernelBuilder, base: Value, unit0: Value, u: Value, sums: &[Value]) -> Vec<Value> {
+    fn two_levels(&self, b: &mut KernelBuilder, bases: &[Value], unit0: Value, u: Value, sums: &[Value]) -> Vec<Value> {
         let q = self.q;
+        let (tokens, n) = (self.x.len(), self.x.len() * bases.len());
         let unit = b.add(unit0, u);
-        let at = b.index(base, u, unit_bytes(q) as i64);
-        let subs = b.index(base, u, (UNIT / q.group * ROWS) as i64);
-        let products = self.products(b, at, unit);
+        let units: Vec<Value> = bases.iter().map(|&base| b.index(base, u, unit_bytes(q) as i64)).collect();
+        let products = self.products(b, &units, unit);
         let mut out = sums.to_vec();
         for (g, product) in products.iter().enumerate() {
-            let at = |offset: u64| offset + g as u64 * ROWS + self.first;
-            let scale = q.scale.sub.map(|o| sub(b, subs, at(o), self.lanes));
-            let min = q.min.as_ref().and_then(|m| m.sub).map(|o| sub(b, subs, at(o), self.lanes));
-            for (j, &x) in self.x.iter().enumerate() {
-                let needed = q.zero != 0 || q.min.is_some();
-                let sum = needed.then(|| self.sum(b, x, unit, g, products.len()));
-                let v = self.with_zero(b, product[j], sum);
-                out[j] = match scale {
-                    Some(s) => b.fma(v, s, out[j]),
-                    None => b.add(v, out[j]),
-                };
-                if let (Some(_), Some(sum)) = (&q.min, sum) {
-                    let k = self.x.len() + j;
-                    out[k] = match min {
-                        Some(m) => b.fma(m, sum, out[k]),
-                        None => b.add(out[k], sum),
+            let needed = q.zero != 0 || q.min.is_some();
+            let sums: Vec<Option<Value>> =
+                self.x.iter().map(|&x| needed.then(|| self.sum(b, x, unit, g, products.len()))).collect();
+            for (panel, &base) in bases.iter().enumerate() {
+                let subs = b.index(base, u, (UNIT / q.group * ROWS) as i64);
+                let at = |offset: u64| offset + g as u64 * ROWS + self.first;
+                let scale = q.scale.sub.map(|o| sub(b, subs, at(o), self.lanes));
+                let min = q.min.as_ref().and_then(|m| m.sub).map(|o| sub(b, subs, at(o), self.lanes));
+                for (j, &sum) in sums.iter().enumerate() {
+                    let i = panel * tokens + j;
+                    let v = self.with_zero(b, product[i], sum);
+                    out[i] = match scale {
+                        Some(s) => b.fma(v, s, out[i]),
+                        None => b.add(v, out[i]),
                     };
+                    if let (Some(_), Some(sum)) = (&q.min, sum) {
+                        out[n + i] = match min {
+                            Some(m) => b.fma(m, sum, out[n + i]),
+                            None => b.add(out[n + i], sum),
+                        };
+                    }
                 }
             }
         }

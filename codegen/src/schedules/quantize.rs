@@ -61,48 +61,58 @@ impl Q8Rows {
         }
     }
 
-    /// Rounds 32 floats, given as two vectors of 16, into unit `unit` of `row`.
+    /// Rounds 32 floats, given as two vectors of 16, into unit `unit` of `row`. A block is half of a vector: what is
+    /// one number a block stands in all of its lanes.
     pub(super) fn store_unit(self, b: &mut KernelBuilder, x: [Value; 2], row: Value, unit: Value) {
         let codes = b.index(row, unit, UNIT as i64);
         let scales = self.scales_of(b, row, unit);
-        let mut sums = [None, None];
-        for block in 0..UNIT / BLOCK {
-            let half = x[block as usize / 2];
-            let v = if block % 2 == 0 { b.low(half) } else { b.high(half) };
-            let top = b.abs(v);
-            let top = b.max_lane(top);
-            let k = b.f32(1, 1.0 / 127.0);
+        let mut sums = vec![];
+        for (half, v) in (0..).zip(x) {
+            let mut top = b.abs(v);
+            for distance in WITHIN_BLOCK {
+                let other = b.swap_lanes(top, distance);
+                top = b.fmax(top, other);
+            }
+            let k = b.f32(16, 1.0 / 127.0);
             let scale = b.mul(top, k);
-            let zero = b.f32(1, 0.0);
+            let zero = b.f32(16, 0.0);
             let some = b.cmp(Pred::Sgt, scale, zero);
-            let one = b.f32(1, 1.0);
+            let one = b.f32(16, 1.0);
             let inverse = b.div(one, scale);
             let inverse = b.select(some, inverse, zero);
-            let inverse = b.splat(inverse, BLOCK as u16);
             let v = b.mul(v, inverse);
             let v = b.nearest(v);
             let v = b.f_to_int(v, Scalar::I32);
-            let sum = b.sum(v);
+            let mut sum = v;
+            for distance in WITHIN_BLOCK {
+                let other = b.swap_lanes(sum, distance);
+                sum = b.add(sum, other);
+            }
             let sum = b.int_to_f(sum, Scalar::F32);
             let sum = b.mul(sum, scale);
-            let total = &mut sums[block as usize / 2];
-            *total = Some(match *total {
-                Some(t) => b.add(t, sum),
-                None => sum,
-            });
+            let other = b.swap_lanes(sum, BLOCK as i64);
+            sums.push(b.add(sum, other));
             let v = b.trunc(v, Scalar::I8);
-            b.store(v, codes, (block * BLOCK) as i64);
-            b.store(scale, scales, self.scale_at(block));
+            b.store(v, codes, half * 16);
+            for block in 0..2 {
+                let scale = b.extract(scale, block * BLOCK as i64);
+                b.store(scale, scales, self.scale_at(2 * half as u64 + block as u64));
+            }
         }
-        let [Some(low), Some(high)] = sums else { unreachable!("a unit has two halves") };
         let at4 = b.index(row, unit, 4);
         let at8 = b.index(row, unit, 8);
-        b.store(low, at8, self.sums16());
-        b.store(high, at8, self.sums16() + 4);
-        let total = b.add(low, high);
-        b.store(total, at4, self.sums32());
+        let total = b.add(sums[0], sums[1]);
+        for (v, p, at) in
+            [(sums[0], at8, self.sums16()), (sums[1], at8, self.sums16() + 4), (total, at4, self.sums32())]
+        {
+            let v = b.extract(v, 0);
+            b.store(v, p, at);
+        }
     }
 }
+
+/// Distances of swaps that bring together the lanes of a block.
+const WITHIN_BLOCK: [i64; 3] = [1, 2, 4];
 
 /// `quantize`, with or without the norm. Arguments: x, [gamma], out; scalars: tokens. One chunk a token.
 #[derive(Clone, Debug)]
