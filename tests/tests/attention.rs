@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tilewright_codegen::schedules::{Params, Schedule};
 use tilewright_codegen::target::Target;
 use tilewright_ir::graph::interp::{Interp, Tensor};
-use tilewright_ir::graph::{Dim, Elem, Graph, OpKind, RopeSpec, TensorType, Weight, attrs};
+use tilewright_ir::graph::{Attrs, Dim, Elem, Graph, OpKind, RopeSpec, TensorType, Weight, attrs};
 use tilewright_tests::host::{Engine, Host, RandomWeights, default_params};
 use tilewright_tests::tiny::splitmix64;
 
@@ -32,25 +32,25 @@ fn graph(s: Shape) -> Graph {
     let kv = g.input("kv.0", TensorType::new(Elem::Kv, [Dim::N(s.kv_heads), Dim::N(s.head_dim)]));
     let (q, k) = (s.heads * s.head_dim, s.kv_heads * s.head_dim);
     let table = g.weight(Weight::of("embd", "f32", &[VOCAB, q + 2 * k]));
-    let mut op = |g: &mut Graph, kind, on: &[_], a| g.push(kind, on, attrs(a)).expect("well-typed");
-    let x = op(&mut g, OpKind::Embed, &[tokens, table], vec![]);
-    let x = op(&mut g, OpKind::Scale, &[x], vec![("by", 3.0.into())]);
+    let op = |g: &mut Graph, kind, on: &[_], a: Attrs| g.push(kind, on, a).expect("well-typed");
+    let x = op(&mut g, OpKind::Embed, &[tokens, table], attrs([]));
+    let x = op(&mut g, OpKind::Scale, &[x], attrs([("by", 3.0.into())]));
     let mut slice = |start: u64, len: u64| {
-        let a = vec![("start", (start as i64).into()), ("len", (len as i64).into())];
+        let a = attrs([("start", (start as i64).into()), ("len", (len as i64).into())]);
         op(&mut g, OpKind::Slice, &[x], a)
     };
     let (qx, kx, vx) = (slice(0, q), slice(q, k), slice(q + k, k));
-    let angles = op(&mut g, OpKind::RopeAngles, &[pos], vec![]);
-    let rope = |heads: u64| vec![("heads", (heads as i64).into()), ("style", "half".into())];
+    let angles = op(&mut g, OpKind::RopeAngles, &[pos], attrs([]));
+    let rope = |heads: u64| attrs([("heads", (heads as i64).into()), ("style", "half".into())]);
     let qx = op(&mut g, OpKind::Rope, &[qx, angles], rope(s.heads));
     let kx = op(&mut g, OpKind::Rope, &[kx, angles], rope(s.kv_heads));
-    let kv = op(&mut g, OpKind::KvWrite, &[kv, kx, vx, pos], vec![]);
-    let how = vec![
+    let kv = op(&mut g, OpKind::KvWrite, &[kv, kx, vx, pos], attrs([]));
+    let how = attrs([
         ("heads", (s.heads as i64).into()),
         ("scale", (1.0 / (s.head_dim as f64).sqrt()).into()),
         ("window", s.window.into()),
         ("softcap", s.softcap.into()),
-    ];
+    ]);
     let y = op(&mut g, OpKind::Attention, &[qx, kv, pos], how);
     g.set_outputs(&[y]);
     g
