@@ -150,13 +150,20 @@ pub fn lower(
     weights: &mut WeightMap,
     cx: &LowerContext<'_>,
 ) -> Result<Lowered, LowerError> {
-    let memory = memory::plan(graph, u64::from(tokens), &row_bytes);
-    let mut l = Lowering { graph, tokens, memory: &memory, weights, cx };
+    let scratch = |n: NodeId| match graph.operand(n, "kv").map(|kv| graph.ty(kv).shape.as_slice()) {
+        Some([_, Dim::N(head_dim)]) if graph.node(n).op == OpKind::Attention => {
+            Attention::scratch_bytes(graph.int(n, "heads") as u64, *head_dim, tokens)
+        }
+        _ => 0,
+    };
+    let memory = memory::plan(graph, u64::from(tokens), &row_bytes, &scratch);
+    let mut l = Lowering { graph, tokens, memory: &memory, weights, cx, combine: None };
     let mut calls: Vec<LoweredCall> = vec![];
     let mut head_start = 0;
     for &n in graph.order() {
         if let Some(call) = l.node(n)? {
             calls.push(call);
+            calls.extend(l.combine.take());
             if graph.node(n).op == OpKind::KvWrite {
                 head_start = calls.len();
             }
@@ -178,6 +185,8 @@ struct Lowering<'a> {
     memory: &'a Memory,
     weights: &'a mut WeightMap,
     cx: &'a LowerContext<'a>,
+    /// The second call of the node just lowered.
+    combine: Option<LoweredCall>,
 }
 
 impl Lowering<'_> {
@@ -353,13 +362,12 @@ impl Lowering<'_> {
                 args.extend([q, k_cache, v_cache]);
                 let prep = self.prep(n, "q_norm", &mut args)?;
                 let (out, stride) = self.value(n)?;
-                args.push(out);
                 scalars.extend([ScalarArg::Past, ScalarArg::Capacity]);
                 let quantize = g.flag(n, "quantize");
                 if quantize && !head_dim.is_multiple_of(32) {
                     return Err(self.fail(n, format!("heads of {head_dim} cannot be rounded to blocks of 32")));
                 }
-                Box::new(Attention {
+                let attention = Attention {
                     heads: g.int(n, "heads") as u64,
                     kv_heads,
                     head_dim,
@@ -370,7 +378,25 @@ impl Lowering<'_> {
                     softcap: g.float(n, "softcap") as f32,
                     out_stride: (!quantize).then_some(stride),
                     max_tokens: tokens,
-                })
+                };
+                let params = (self.cx.params)(&attention);
+                if let Some(combine) = attention.combine(&params) {
+                    let parts = self.memory.scratch.get(&n).ok_or_else(|| self.fail(n, "has no scratch memory"))?;
+                    let parts = Arg::Arena(*parts);
+                    args.push(parts);
+                    self.combine = Some(LoweredCall {
+                        node: n,
+                        label: format!("attention_combine {}", g.node(n).name).trim_end().to_string(),
+                        params: (self.cx.params)(&combine),
+                        schedule: Box::new(combine),
+                        args: vec![parts, out],
+                        scalars: vec![ScalarArg::Past],
+                        weight_bytes: 0,
+                    });
+                } else {
+                    args.push(out);
+                }
+                Box::new(attention)
             }
             _ => {
                 let (out, out_stride) = self.value(n)?;

@@ -1,7 +1,8 @@
 //! Lays the activations of a graph out in one arena, by liveness.
 //!
 //! Nodes run in graph order, one after the other, so a buffer may be reused as soon as the last reader has run. Slices
-//! take no memory: they are columns of their operand. The cache is updated in place. Buffers are placed best fit, in graph
+//! take no memory: they are columns of their operand. The cache is updated in place. A node that takes several kernels may
+//! have scratch memory, which holds what they tell each other while the node runs. Buffers are placed best fit, in graph
 //! order, so equal graphs give equal layouts.
 
 use rustc_hash::FxHashMap;
@@ -28,6 +29,8 @@ pub enum Place {
 pub struct Memory {
     /// Place of each node.
     pub places: FxHashMap<NodeId, Place>,
+    /// Offset of the scratch memory of each node that has some.
+    pub scratch: FxHashMap<NodeId, u64>,
     /// Bytes of the arena.
     pub bytes: u64,
 }
@@ -35,8 +38,14 @@ pub struct Memory {
 /// Alignment of buffers and of f32 rows.
 pub const ALIGN: u64 = 64;
 
-/// Plans for runs of up to `tokens` tokens; `row_bytes` says how long a row of a type is.
-pub fn plan(graph: &Graph, tokens: u64, row_bytes: &dyn Fn(&TensorType) -> u64) -> Memory {
+/// Plans for runs of up to `tokens` tokens; `row_bytes` says how long a row of a type is, `scratch_bytes` how much scratch
+/// memory a node takes.
+pub fn plan(
+    graph: &Graph,
+    tokens: u64,
+    row_bytes: &dyn Fn(&TensorType) -> u64,
+    scratch_bytes: &dyn Fn(NodeId) -> u64,
+) -> Memory {
     let order = graph.order();
     let at: FxHashMap<NodeId, usize> = order.iter().enumerate().map(|(i, &n)| (n, i)).collect();
     // The buffer a node's value is part of, and the last position that reads the buffer.
@@ -57,9 +66,18 @@ pub fn plan(graph: &Graph, tokens: u64, row_bytes: &dyn Fn(&TensorType) -> u64) 
         last.insert(root[o], order.len());
     }
 
-    let mut places = FxHashMap::default();
+    let (mut places, mut scratch) = (FxHashMap::default(), FxHashMap::default());
     let mut live: Vec<(u64, u64, usize)> = vec![]; // offset, bytes, last reader; sorted by offset
     let mut bytes = 0;
+    let mut take = |i: usize, size: u64, last: usize| {
+        let size = size.next_multiple_of(ALIGN);
+        live.retain(|b| b.2 >= i);
+        let offset = fit(&live, size);
+        let index = live.partition_point(|b| b.0 < offset);
+        live.insert(index, (offset, size, last));
+        bytes = bytes.max(offset + size);
+        offset
+    };
     for (i, &n) in order.iter().enumerate() {
         let node = graph.node(n);
         let place = match (node.op, &node.ty.elem) {
@@ -77,19 +95,17 @@ pub fn plan(graph: &Graph, tokens: u64, row_bytes: &dyn Fn(&TensorType) -> u64) 
             },
             _ => {
                 let stride = row_bytes(&node.ty);
-                let size = (stride * tokens).next_multiple_of(ALIGN);
-                live.retain(|b| b.2 >= i);
-                let offset = fit(&live, size);
-                let index = live.partition_point(|b| b.0 < offset);
-                live.insert(index, (offset, size, last[&n]));
-                bytes = bytes.max(offset + size);
-                Place::Arena { offset, stride }
+                Place::Arena { offset: take(i, stride * tokens, last[&n]), stride }
             }
         };
+        let size = scratch_bytes(n);
+        if size > 0 {
+            scratch.insert(n, take(i, size, i));
+        }
         debug_assert!(at[&n] == i);
         places.insert(n, place);
     }
-    Memory { places, bytes }
+    Memory { places, scratch, bytes }
 }
 
 /// The smallest gap that holds `size` bytes, else the end.
@@ -122,12 +138,41 @@ mod tests {
         }
         let s = g.push(OpKind::Slice, &[x], attrs([("start", 4.into()), ("len", 8.into())])).unwrap();
         g.set_outputs(&[s]);
-        let m = plan(&g, 3, &|_| 64);
+        let m = plan(&g, 3, &|_| 64, &|_| 0);
         assert_eq!(m.bytes, 2 * 3 * 64);
         let (Place::Arena { offset: whole, .. }, Place::Arena { offset: part, stride }) = (m.places[&x], m.places[&s])
         else {
             panic!("both are in the arena");
         };
         assert_eq!((part - whole, stride), (16, 64));
+    }
+
+    #[test]
+    fn scratch_overlaps_nothing_its_node_reads_or_writes_and_is_free_again() {
+        let mut g = Graph::new("chain");
+        let tokens = g.input("tokens", TensorType::new(Elem::I32, [Dim::T]));
+        let table = g.weight(Weight::of("e", "f32", &[8, 16]));
+        let mut x = g.push(OpKind::Embed, &[tokens, table], attrs([])).unwrap();
+        let mut nodes = vec![x];
+        for _ in 0..4 {
+            x = g.push(OpKind::Act, &[x], attrs([])).unwrap();
+            nodes.push(x);
+        }
+        g.set_outputs(&[x]);
+        let with = [nodes[1], nodes[3]];
+        let m = plan(&g, 1, &|_| 64, &|n| if with.contains(&n) { 100 } else { 0 });
+        assert_eq!(m.scratch.len(), 2);
+        let place = |n: NodeId| match m.places[&n] {
+            Place::Arena { offset, .. } => offset..offset + 64,
+            _ => panic!("in the arena"),
+        };
+        for (i, &n) in nodes.iter().enumerate().filter(|(_, n)| with.contains(n)) {
+            let scratch = m.scratch[&n]..m.scratch[&n] + 128;
+            for near in [place(nodes[i - 1]), place(n)] {
+                assert!(scratch.end <= near.start || near.end <= scratch.start, "{scratch:?} and {near:?}");
+            }
+            assert!(scratch.end <= m.bytes);
+        }
+        assert_eq!(m.bytes, 64 + 64 + 128, "both nodes use the same scratch");
     }
 }

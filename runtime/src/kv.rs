@@ -1,7 +1,7 @@
-//! The KV cache: for each layer K and V, each `[heads][capacity][head_dim]` of f16.
+//! The KV cache: for each layer K and V in f16, laid out as [`KvLayer`] says.
 
 use crate::error::RunError;
-use crate::plan::KvLayer;
+use crate::plan::{KEY_BLOCK, KvLayer};
 use crate::session::Block;
 
 /// The cache of one session. Pages take memory when they are first written.
@@ -12,26 +12,31 @@ pub struct KvCache {
     offsets: Vec<(u64, u64)>,
 }
 
+/// Positions for which a cache for `ctx` of them has room.
+pub(crate) fn capacity(ctx: u32) -> u64 {
+    u64::from(ctx).next_multiple_of(KEY_BLOCK.into())
+}
+
 /// Bytes of K or of V of one layer, on whole cache lines; `None` when that is beyond 64 bits.
-fn plane(layer: &KvLayer, capacity: u32) -> Option<u64> {
+fn plane(layer: &KvLayer, ctx: u32) -> Option<u64> {
     let width = u64::from(layer.heads) * u64::from(layer.head_dim) * 2;
-    width.checked_mul(capacity.into())?.checked_next_multiple_of(64)
+    width.checked_mul(capacity(ctx))?.checked_next_multiple_of(64)
 }
 
 impl KvCache {
-    /// Bytes of a cache of `capacity` positions.
-    pub fn bytes_for(layers: &[KvLayer], capacity: u32) -> Option<u64> {
-        layers.iter().try_fold(0u64, |sum, layer| sum.checked_add(plane(layer, capacity)?.checked_mul(2)?))
+    /// Bytes of a cache for a context of `ctx`.
+    pub fn bytes_for(layers: &[KvLayer], ctx: u32) -> Option<u64> {
+        layers.iter().try_fold(0u64, |sum, layer| sum.checked_add(plane(layer, ctx)?.checked_mul(2)?))
     }
 
-    /// Reserves a cache of `capacity` positions.
-    pub fn new(layers: &[KvLayer], capacity: u32) -> Result<KvCache, RunError> {
-        let bytes = Self::bytes_for(layers, capacity).unwrap_or(u64::MAX);
+    /// Reserves a cache for a context of `ctx`.
+    pub fn new(layers: &[KvLayer], ctx: u32) -> Result<KvCache, RunError> {
+        let bytes = Self::bytes_for(layers, ctx).unwrap_or(u64::MAX);
         let block = Block::new("the KV cache", bytes, false)?;
         let mut offsets = Vec::with_capacity(layers.len());
         let mut at = 0;
         for layer in layers {
-            let size = plane(layer, capacity).unwrap_or(0);
+            let size = plane(layer, ctx).unwrap_or(0);
             offsets.push((at, at + size));
             at += 2 * size;
         }

@@ -10,7 +10,10 @@
 use serde::{Deserialize, Serialize};
 
 /// Version of the plan and manifest format; an artifact of another version is refused.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
+
+/// Positions whose keys lie side by side in the K cache: what one vector of a kernel scores at once.
+pub const KEY_BLOCK: u32 = 16;
 
 /// Everything that runs, and the facts about the model that running needs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -52,7 +55,10 @@ pub struct ModelFacts {
     pub macs_per_token: u64,
 }
 
-/// The cache of one layer: K and V each `[kv_heads][capacity][head_dim]` of f16.
+/// The cache of one layer in f16: K `[kv_heads][capacity / 16][head_dim][16]`, V `[kv_heads][capacity][head_dim]`.
+///
+/// In K the same element of [`KEY_BLOCK`] positions makes a row, so that a lane of a vector is a position and scores need
+/// no sum over lanes. The capacity is a multiple of [`KEY_BLOCK`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KvLayer {
@@ -135,6 +141,6 @@ pub enum ScalarArg {
     Tokens,
     /// Positions already in the cache before this run: the first token of the run is at this position.
     Past,
-    /// Capacity of the KV cache in positions.
+    /// Capacity of the KV cache in positions, the context rounded up to a multiple of [`KEY_BLOCK`].
     Capacity,
 }

@@ -15,7 +15,7 @@ use tilewright_ir::graph::interp::WeightSource;
 use tilewright_ir::graph::{Dim, Graph, Weight};
 use tilewright_ir::kernel::interp::{Pointer, Precision, run_at};
 use tilewright_models::format::FormatSet;
-use tilewright_runtime::plan::{Arg, ScalarArg};
+use tilewright_runtime::plan::{Arg, KEY_BLOCK, ScalarArg};
 
 /// Weights made up from a seed: random blocks of each weight's format.
 #[derive(Default)]
@@ -170,6 +170,7 @@ impl Host {
             Engine::Interp => None,
             Engine::Jit(backend, target) => Some(Jit::compile(*backend, &kernels, target).map_err(|e| e.to_string())?),
         };
+        let capacity = capacity.next_multiple_of(KEY_BLOCK as usize);
         let mut kv = vec![];
         for &n in graph.order() {
             let node = graph.node(n);
@@ -252,6 +253,11 @@ impl Host {
                 row.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect::<Vec<_>>()
             })
             .collect())
+    }
+
+    /// Forgets all positions from `position` on; what is in the cache stays there.
+    pub fn truncate(&mut self, position: usize) {
+        self.past = self.past.min(position);
     }
 
     /// The engine.

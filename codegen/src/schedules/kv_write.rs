@@ -1,8 +1,9 @@
-//! Keys and values of new tokens into the f16 cache, `[heads][capacity][head_dim]` each.
+//! Keys and values of new tokens into the f16 cache, in the layout of [`tilewright_runtime::plan::KvLayer`].
 
 use super::qk::{HeadPrep, lanes_of};
 use super::{Params, Schedule, if_token};
 use tilewright_ir::kernel::{Kernel, KernelBuilder, Scalar, Type, Value};
+use tilewright_runtime::plan::KEY_BLOCK;
 
 /// `kv_write`. Arguments: k cache, v cache, k, v, [angles], [gamma]; scalars: tokens, past, capacity. One chunk a token.
 #[derive(Clone, Debug)]
@@ -44,22 +45,28 @@ impl Schedule for KvWrite {
         let past = b.int_param("past");
         let capacity = b.int_param("capacity");
         let stage = b.local(self.head_dim as i64 * 4);
+        let halves = b.local(self.head_dim as i64 * 2);
         let token = b.chunk_id();
         let hd = self.head_dim;
         if_token(&mut b, token, tokens, |b| {
             let k = b.index(k, token, self.k_stride as i64);
             let v = b.index(v, token, self.v_stride as i64);
             let position = b.add(past, token);
+            let (low, high) = (b.i64(i64::from(KEY_BLOCK) - 1), b.i64(-i64::from(KEY_BLOCK)));
+            let (lane, block) = (b.and(position, low), b.and(position, high));
             let (lo, hi) = (b.i64(0), b.i64(self.heads as i64));
             b.for_(lo, hi, 1, &[], |b, head, _| {
                 let k = b.index(k, head, hd as i64 * 4);
                 let v = b.index(v, head, hd as i64 * 4);
                 self.prep.apply(b, args, hd, token, k, stage, 1.0);
-                let row = b.mul(head, capacity);
-                let row = b.add(row, position);
-                let k_row = b.index(k_cache, row, hd as i64 * 2);
+                let head_row = b.mul(head, capacity);
+                let row = b.add(head_row, block);
+                let k_block = b.index(k_cache, row, hd as i64 * 2);
+                let k_lane = b.index(k_block, lane, 2);
+                narrow(b, hd, stage, halves);
+                scatter(b, hd, halves, k_lane);
+                let row = b.add(head_row, position);
                 let v_row = b.index(v_cache, row, hd as i64 * 2);
-                narrow(b, hd, stage, k_row);
                 narrow(b, hd, v, v_row);
                 vec![]
             });
@@ -70,7 +77,7 @@ impl Schedule for KvWrite {
 
 /// `n` f32 at `src` to f16 at `dst`.
 fn narrow(b: &mut KernelBuilder, n: u64, src: Value, dst: Value) {
-    let lanes = lanes_of(n).min(8);
+    let lanes = lanes_of(n);
     let (lo, hi) = (b.i64(0), b.i64(n as i64));
     b.for_(lo, hi, i64::from(lanes), &[], |b, i, _| {
         let s = b.index(src, i, 4);
@@ -78,6 +85,21 @@ fn narrow(b: &mut KernelBuilder, n: u64, src: Value, dst: Value) {
         let v = b.fround(v, Scalar::F16);
         let d = b.index(dst, i, 2);
         b.store(v, d, 0);
+        vec![]
+    });
+}
+
+/// `n` halves at `src` to one lane of a block of keys.
+fn scatter(b: &mut KernelBuilder, n: u64, src: Value, dst: Value) {
+    let unroll = i64::from(lanes_of(n).min(8));
+    let (lo, hi) = (b.i64(0), b.i64(n as i64));
+    b.for_(lo, hi, unroll, &[], |b, i, _| {
+        let src = b.index(src, i, 2);
+        let dst = b.index(dst, i, i64::from(KEY_BLOCK) * 2);
+        for u in 0..unroll {
+            let v = b.load(Type::I16, src, u * 2);
+            b.store(v, dst, u * i64::from(KEY_BLOCK) * 2);
+        }
         vec![]
     });
 }

@@ -12,7 +12,7 @@
 //! | `quantize.rs` | RMS norm and rounding to int8 blocks |
 //! | `qk.rs` | per-head norm and rotation, shared by the next two |
 //! | `kv_write.rs` | keys and values into the f16 cache |
-//! | `attention.rs` | scores, mask, softmax and values in one |
+//! | `attention/` | scores, mask, softmax and values in one |
 //! | `rowwise.rs` | everything that works row by row, unfused |
 
 mod attention;
@@ -24,7 +24,7 @@ mod qk;
 mod quantize;
 mod rowwise;
 
-pub use attention::Attention;
+pub use attention::{Attention, AttentionCombine};
 pub use embed::Embed;
 pub use kv_write::KvWrite;
 pub use matmul::{Activations, Glu, Matmul};

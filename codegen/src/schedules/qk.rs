@@ -1,7 +1,7 @@
 //! What happens to a head of q or k before it is used: RMS norm with the head's gamma, rotation by position.
 
 use super::quantize::rms_factor;
-use tilewright_ir::kernel::{KernelBuilder, Type, Value};
+use tilewright_ir::kernel::{KernelBuilder, Scalar, Type, Value};
 
 /// Layout of rotary pairs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -87,28 +87,59 @@ impl HeadPrep {
 
 /// Rotates in place at `x`; `table` holds `pairs` cosines, then `pairs` sines.
 pub(super) fn rotate(b: &mut KernelBuilder, pairs: u64, style: RopeStyle, table: Value, x: Value) {
-    let (lanes, second, step) = match style {
-        RopeStyle::Half => (lanes_of(pairs).min(8), pairs as i64 * 4, 4),
-        // Pairs lie beside each other: one at a time.
-        RopeStyle::Interleaved => (1, 4, 8),
-    };
+    let lanes = lanes_of(pairs).min(8);
     let (lo, hi) = (b.i64(0), b.i64(pairs as i64));
     b.for_(lo, hi, i64::from(lanes), &[], |b, i, _| {
         let t = b.index(table, i, 4);
         let cos = b.load(Type::F32.x(lanes), t, 0);
         let sin = b.load(Type::F32.x(lanes), t, pairs as i64 * 4);
-        let p = b.index(x, i, step);
-        let x0 = b.load(Type::F32.x(lanes), p, 0);
-        let x1 = b.load(Type::F32.x(lanes), p, second);
-        let a = b.mul(x1, sin);
-        let a = b.neg(a);
-        let y0 = b.fma(x0, cos, a);
-        let c = b.mul(x0, sin);
-        let y1 = b.fma(x1, cos, c);
-        b.store(y0, p, 0);
-        b.store(y1, p, second);
+        match style {
+            RopeStyle::Half => {
+                let p = b.index(x, i, 4);
+                let x0 = b.load(Type::F32.x(lanes), p, 0);
+                let x1 = b.load(Type::F32.x(lanes), p, pairs as i64 * 4);
+                let (y0, y1) = turn(b, x0, x1, cos, sin);
+                b.store(y0, p, 0);
+                b.store(y1, p, pairs as i64 * 4);
+            }
+            RopeStyle::Interleaved => {
+                let p = b.index(x, i, 8);
+                let both = b.load(Type::I64.x(lanes), p, 0);
+                let (x0, x1) = halves(b, both);
+                let (y0, y1) = turn(b, x0, x1, cos, sin);
+                let both = join(b, y0, y1);
+                b.store(both, p, 0);
+            }
+        }
         vec![]
     });
+}
+
+fn turn(b: &mut KernelBuilder, x0: Value, x1: Value, cos: Value, sin: Value) -> (Value, Value) {
+    let a = b.mul(x1, sin);
+    let a = b.neg(a);
+    let y0 = b.fma(x0, cos, a);
+    let c = b.mul(x0, sin);
+    (y0, b.fma(x1, cos, c))
+}
+
+/// Pairs of f32 as 64-bit lanes: the first and the second of each.
+fn halves(b: &mut KernelBuilder, pairs: Value) -> (Value, Value) {
+    let f32s = b.ty(pairs).with(Scalar::F32);
+    let count = b.int(Type::I32, 32);
+    let high = b.shr_u(pairs, count);
+    let (low, high) = (b.trunc(pairs, Scalar::I32), b.trunc(high, Scalar::I32));
+    (b.bitcast(low, f32s), b.bitcast(high, f32s))
+}
+
+/// Undoes [`halves`].
+fn join(b: &mut KernelBuilder, first: Value, second: Value) -> Value {
+    let i32s = b.ty(first).with(Scalar::I32);
+    let (low, high) = (b.bitcast(first, i32s), b.bitcast(second, i32s));
+    let (low, high) = (b.zext(low, Scalar::I64), b.zext(high, Scalar::I64));
+    let count = b.int(Type::I32, 32);
+    let high = b.shl(high, count);
+    b.or(low, high)
 }
 
 /// Widest of 16, 8, 4, 2, 1 lanes that divides `n`.

@@ -14,7 +14,7 @@ pub(super) struct Regions<'a> {
     pub(super) arena: &'a Block,
     pub(super) kv: &'a KvCache,
     pub(super) inputs: &'a Inputs,
-    pub(super) capacity: u32,
+    pub(super) capacity: u64,
 }
 
 /// A program's arguments; its call list points into them.
@@ -52,7 +52,7 @@ impl Bound {
                 let index = next_scalar as u32 + i as u32;
                 let value = match *scalar {
                     ScalarArg::Const(value) => value,
-                    ScalarArg::Capacity => regions.capacity.into(),
+                    ScalarArg::Capacity => regions.capacity as i64,
                     ScalarArg::Tokens => {
                         bound.tokens.push(index);
                         0

@@ -21,7 +21,7 @@ pub(crate) use memory::Block;
 
 use crate::artifact::Artifact;
 use crate::error::RunError;
-use crate::kv::KvCache;
+use crate::kv::{self, KvCache};
 use crate::plan::Program;
 use crate::workers::Pool;
 
@@ -94,7 +94,8 @@ impl Session {
         let arena = Block::new("the arena", arena_bytes, true)?;
         let kv = KvCache::new(&plan.kv, ctx)?;
         let inputs = Inputs::new(plan)?;
-        let regions = Regions { artifact: &artifact, arena: &arena, kv: &kv, inputs: &inputs, capacity: ctx };
+        let regions =
+            Regions { artifact: &artifact, arena: &arena, kv: &kv, inputs: &inputs, capacity: kv::capacity(ctx) };
         let mut bound = Vec::new();
         let mut lists = Vec::new();
         for program in &plan.programs {

@@ -36,12 +36,12 @@ fn rows_are_right_whatever_the_split() {
             session.reset();
             let tokens: Vec<u32> = (0..n as u32).map(|i| i % 7).collect();
             let sum = tokens.iter().sum();
-            assert_eq!(session.eval(&tokens, Logits::Last).unwrap(), row(sum, n as u32 - 1, 1, 60));
+            assert_eq!(session.eval(&tokens, Logits::Last).unwrap(), row(sum, n as u32 - 1, 1, 64));
             assert_eq!(session.position(), n as u32);
             // The first half again, without logits, then the rest.
             session.truncate(n as u32 / 2);
             assert!(session.eval(&tokens[n / 2..], Logits::None).unwrap().is_empty());
-            assert_eq!(session.eval(&[5], Logits::Last).unwrap(), row(sum + 5, n as u32, 1, 60));
+            assert_eq!(session.eval(&[5], Logits::Last).unwrap(), row(sum + 5, n as u32, 1, 64));
         }
     }
 }
@@ -64,7 +64,7 @@ fn all_rows() {
     assert_eq!(positions, (0..37).collect::<Vec<_>>());
     for (position, got) in all.chunks(8).enumerate() {
         let sum: u32 = tokens[..=position].iter().sum();
-        assert_eq!((got[0], &got[1..3]), (sum as f32, &row(0, position as u32, 1, 60)[1..3]));
+        assert_eq!((got[0], &got[1..3]), (sum as f32, &row(0, position as u32, 1, 64)[1..3]));
     }
     // 16 + 16 + a rest of 5, which the program for 16 takes.
     assert_eq!((all[3], all[36 * 8 + 3], all[36 * 8 + 4]), (16.0, 5.0, 32.0));
@@ -88,7 +88,7 @@ fn refusals_change_nothing() {
     assert!(session.eval(&[], Logits::None).is_ok());
     assert_eq!(session.position(), 3);
     assert!(matches!(session.eval(&[7], Logits::Last), Err(RunError::Numerical { position: 3 })));
-    assert_eq!(session.kv_bytes(), 2 * (320 + 64));
+    assert_eq!(session.kv_bytes(), 2 * (512 + 64));
     assert_eq!(session.arena_bytes(), 64 + 16 * kernels::STRIDE);
 }
 
