@@ -85,7 +85,7 @@ fn large_weights_are_hashed_by_segment() {
         let error = Artifact::open(&dir).unwrap_err();
         assert!(error.to_string().contains(&format!("byte {} differs", segment * SEGMENT_BYTES)), "{error}");
         assert_eq!(error.exit_code(), 3);
-        let options = OpenOptions { verify_weights: false, threads: None };
+        let options = OpenOptions { verify_weights: false, threads: None, ..OpenOptions::default() };
         Artifact::open_with(&dir, options).unwrap();
     }
 }
@@ -163,7 +163,11 @@ fn opening() {
         let mut times: Vec<_> = (0..15)
             .map(|_| {
                 let start = std::time::Instant::now();
-                Artifact::open_with(&dir, OpenOptions { verify_weights, threads: Some(threads) }).unwrap();
+                Artifact::open_with(
+                    &dir,
+                    OpenOptions { verify_weights, threads: Some(threads), ..OpenOptions::default() },
+                )
+                .unwrap();
                 start.elapsed().as_secs_f64() * 1e3
             })
             .collect();
