@@ -41,7 +41,9 @@ def main():
     a = p.parse_args()
     cmd = [a.ours, "bench", "-m", a.model, "-t", a.threads, "-p", "0", "-n", a.n_gen, "-r", a.repetitions, "-o", "json"]
     cmd += a.ours_args.split()
-    call(cmd)  # compiles the model if need be
+    rows, why = call(cmd)  # compiles the model if need be
+    if rows is None:
+        sys.exit(why)
     speed, slowest, others, log = {False: [], True: []}, {False: [], True: []}, [], []
     for rnd in range(a.rounds):
         for busy in (False, True) if rnd % 2 == 0 else (True, False):
