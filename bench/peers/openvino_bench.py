@@ -6,8 +6,8 @@
 prompt of `-d` tokens (one at least). Both by the pipeline's own clock, so that Python is not counted. The prompt is other tokens in
 each repetition: pipelines remember prompts.
 
-It reads a GGUF of formats that it knows (Q4_0, Q4_1, Q4_K, Q6_K, Q8_0, F16 of llama and qwen2; not Q5_0, which Q4_K_M files of the
-0.5B Qwen models hold), or a folder made by `optimum-cli export openvino`. What it cannot read ends with exit status 3.
+It reads some GGUF files (tried: SmolLM2 Q4_1 yes; Qwen2.5-Coder 0.5B Q4_K_M no), or a folder made by `optimum-cli export openvino`
+(not tried). What it cannot read ends with exit status 3.
 """
 
 import argparse
