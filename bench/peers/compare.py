@@ -1,11 +1,13 @@
-"""compile-model against llama.cpp, interleaved A B A B on one machine: a table of medians, spreads and ratios.
+"""compile-model against its peers, interleaved A B C A B C on one machine: a table of medians, spreads and ratios.
 
-    python compare.py -m model.gguf -t 2 -p 512 -n 128 [-d 0] [--rounds 7] [--ours path/to/compile-model] [--python venv/bin/python]
+    python compare.py -m model.gguf -t 2 -p 512 -n 128 [-d 0] [--rounds 7] [--ours path/to/compile-model]
+                      [--peer llama.cpp --peer openvino] [--python venv/bin/python] [--openvino-python venv/bin/python]
 
-Every round runs each side once as a process of its own (`-r` timed repetitions in it), ours first in even rounds and llama.cpp
-first in odd ones, and takes the median of the process. A ratio is formed within a round, so that a machine that slows
-down slows both; the table shows the median of the ratios and their quartiles. Other work on the machine is shown as the share
-of CPU time that neither side used: distrust rounds where it is not small.
+Every round runs each side once as a process of its own (`-r` timed repetitions in it), in the order given in even rounds and backwards
+in odd ones, and takes the median of the process. A ratio is formed within a round, so that a machine that slows down slows all;
+the table shows the median of the ratios and their quartiles. The floor is what reading the weights once a token takes, by
+`compile-model explain --json`, measured before the first round and after the last; the faster counts. It says nothing of prompts.
+Other work on the machine is shown as the share of CPU time that no side used: distrust rounds where it is not small.
 """
 
 import argparse
@@ -19,6 +21,7 @@ import time
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
+CANNOT_READ = 3  # exit status of a peer that does not know the file
 
 
 def cpu_times():
@@ -30,10 +33,12 @@ def cpu_times():
 
 
 def call(cmd):
-    """Rows of one process, and the share of the machine that others used meanwhile."""
+    """Rows of one process, and the share of the machine that others used meanwhile; or None, and why it cannot read the model."""
     a, r0 = cpu_times(), os.times()
     p = subprocess.run(cmd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     b, r1 = cpu_times(), os.times()
+    if p.returncode == CANNOT_READ:
+        return None, p.stderr.strip()
     if p.returncode != 0:
         sys.exit(f"{' '.join(cmd)}\nfailed with {p.returncode}:\n{p.stderr[-2000:]}")
     rows = json.loads(p.stdout)
@@ -65,38 +70,96 @@ def label(k):
     return (f"pp{p}" if p else f"tg{n}") + (f" @ d{d}" if d else "") + f" t{t}"
 
 
+def spread(v):
+    lo, hi = quartiles(v)
+    return f"{lo:.1f}–{hi:.1f}"
+
+
+def floors(a, target):
+    """Milliseconds that a token takes at least, by number of threads; the smallest so far wins."""
+    for t in a.threads.split(","):
+        cmd = [a.ours, "explain", "-m", a.ours_model or a.model, "-t", t, "--json"]
+        p = subprocess.run(cmd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        if p.returncode == 0:
+            target[int(t)] = min(target.get(int(t), float("inf")), json.loads(p.stdout)["floor_ms"])
+
+
+def table(got, peers, unreadable, floor):
+    peers = [x for x in peers if x not in unreadable]
+    columns = ["test", "tilewright tok/s", "spread", "of the floor"]
+    for name in peers:
+        columns += [f"{name} tok/s", "spread", "ratio", "quartiles"]
+    print("| " + " | ".join(columns) + " |")
+    print("|" + "---|" * len(columns))
+    for k, sides in got.items():
+        ours = sides.get("tilewright", [])
+        if not ours:
+            continue
+        share = "–"
+        if k[3] and not k[2] and k[0] in floor:
+            share = f"{100 * statistics.median(ours) * floor[k[0]] / 1e3:.0f} %"
+        cells = [label(k), f"{statistics.median(ours):.1f}", spread(ours), share]
+        for name in peers:
+            theirs = sides.get(name, [])
+            if len(theirs) != len(ours):
+                cells += ["–"] * 4
+                continue
+            ratio = [x / y for x, y in zip(ours, theirs)]
+            lo, hi = quartiles(ratio)
+            cells += [f"{statistics.median(theirs):.1f}", spread(theirs), f"**{statistics.median(ratio):.2f}**", f"{lo:.2f}–{hi:.2f}"]
+        print("| " + " | ".join(cells) + " |")
+    for name, why in unreadable.items():
+        print(f"\n{name} has no columns: {why}")
+    for t, ms in floor.items():
+        print(f"\nfloor with {t} thread(s): {ms:.2f} ms a token, {1e3 / ms:.0f} tok/s")
+
+
 def main():
-    p = argparse.ArgumentParser(description="A/B of compile-model and llama.cpp")
+    p = argparse.ArgumentParser(description="A/B of compile-model and its peers")
     p.add_argument("-m", "--model", required=True, help="the GGUF that llama.cpp reads")
     p.add_argument("--ours-model", help="what compile-model reads, where it differs (an artifact, say)")
+    p.add_argument("--openvino-model", help="what OpenVINO reads, where it differs (an exported folder, say)")
     p.add_argument("-t", "--threads", default=str(os.cpu_count()), help="one count, or several with commas")
     p.add_argument("-p", "--n-prompt", default="512")
     p.add_argument("-n", "--n-gen", default="128")
     p.add_argument("-d", "--n-depth", default="0")
     p.add_argument("-r", "--repetitions", default="3")
     p.add_argument("--rounds", type=int, default=7)
+    p.add_argument("--peer", action="append", choices=["llama.cpp", "openvino"], help="opponent, several by repeating [llama.cpp]")
     p.add_argument("--ours", default=str(ROOT / "target" / "release" / "compile-model"))
     p.add_argument("--ours-args", default="", help="more arguments for `compile-model bench`")
     p.add_argument("--python", default=sys.executable, help="a Python that has llama-cpp-python")
-    p.add_argument("--peer-args", default="", help="more arguments for llama_bench.py, such as '-fa 0'")
+    p.add_argument("--openvino-python", default=sys.executable, help="a Python that has openvino-genai")
+    p.add_argument("--peer-args", default="", help="more arguments for llama_bench.py, such as '-fa 0 -ctk q8_0 -ctv q8_0'")
+    p.add_argument("--openvino-args", default="", help="more arguments for openvino_bench.py, such as '--kv u8'")
     p.add_argument("--json", help="write every sample to this file")
     a = p.parse_args()
     if a.rounds < 7:
         print("note: fewer than 7 rounds; the medians will be weak", file=sys.stderr)
-    sides = {
-        "tilewright": lambda t: [a.ours, "bench", "-m", a.ours_model or a.model, "-t", t, *common, "-o", "json", *a.ours_args.split()],
-        "llama.cpp": lambda t: [a.python, str(HERE / "llama_bench.py"), "-m", a.model, "-t", t, *common, *a.peer_args.split()],
+    peers = list(dict.fromkeys(a.peer or ["llama.cpp"]))
+    commands = {
+        "tilewright": [a.ours, "bench", "-m", a.ours_model or a.model, "-o", "json", *a.ours_args.split()],
+        "llama.cpp": [a.python, str(HERE / "llama_bench.py"), "-m", a.model, *a.peer_args.split()],
+        "openvino": [a.openvino_python, str(HERE / "openvino_bench.py"), "-m", a.openvino_model or a.model, *a.openvino_args.split()],
     }
     common = ["-p", a.n_prompt, "-n", a.n_gen, "-r", a.repetitions]
     if a.n_depth != "0":
         common += ["-d", a.n_depth]
     got = {}  # key -> side -> one median a round
-    others, log = [], []
+    others, log, unreadable, floor = [], [], {}, {}
+    floors(a, floor)
     for rnd in range(a.rounds):
         for t in a.threads.split(","):
-            order = list(sides) if rnd % 2 == 0 else list(sides)[::-1]
-            for side in order:
-                rows, o = call(sides[side](t))
+            order = ["tilewright", *peers]
+            for side in order if rnd % 2 == 0 else order[::-1]:
+                if side in unreadable:
+                    continue
+                rows, o = call([*commands[side], "-t", t, *common])
+                if rows is None:
+                    if side == "tilewright":
+                        sys.exit(o)
+                    unreadable[side] = o
+                    continue
                 if o is not None:
                     others.append(o)
                 for r in rows:
@@ -105,24 +168,10 @@ def main():
         print(f"round {rnd + 1}/{a.rounds}", file=sys.stderr)
         if a.json:
             pathlib.Path(a.json).write_text(json.dumps(log, indent=1))
-    print("| test | tilewright tok/s | spread | llama.cpp tok/s | spread | ratio | quartiles of the ratio |")
-    print("|---|---|---|---|---|---|---|")
-    for k, s in got.items():
-        if len(s) != 2:
-            print(f"| {label(k)} | only {', '.join(s)} has it | | | | | |")
-            continue
-        ours, peer = s["tilewright"], s["llama.cpp"]
-        ratio = [x / y for x, y in zip(ours, peer)]
-        lo, hi = quartiles(ratio)
-
-        def spread(v):
-            q = quartiles(v)
-            return f"{q[0]:.1f}–{q[1]:.1f}"
-
-        print(f"| {label(k)} | {statistics.median(ours):.1f} | {spread(ours)} | {statistics.median(peer):.1f} | {spread(peer)} "
-              f"| **{statistics.median(ratio):.2f}** | {lo:.2f}–{hi:.2f} |")
+    floors(a, floor)
+    table(got, peers, unreadable, floor)
     if others:
-        print(f"\n{a.rounds} rounds of {a.repetitions}; share of the machine that others used: median {statistics.median(others):.0%}, worst {max(others):.0%}")
+        print(f"\nothers used {100 * statistics.median(others):.0f} % of the machine, at most {100 * max(others):.0f} %")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use tilewright_codegen::target::Target;
 use tilewright_driver::{BuildOptions, Cache};
 use tilewright_passes::Activations;
+use tilewright_runtime::artifact::{self, OpenOptions};
 use tilewright_runtime::sampler::SamplerParams;
 
 /// Makes every flag readable from `COMPILE_MODEL_<FLAG>`.
@@ -100,6 +101,36 @@ pub struct SessionArgs {
     /// Threads [default: as many as there are cores for this process]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub threads: Option<u16>,
+}
+
+/// Whether weights lie on huge pages.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum HugePages {
+    /// If the system has them and twice the memory
+    Auto,
+    /// Copy the weights at the start
+    On,
+    /// Map the file
+    Off,
+}
+
+/// How to open an artifact.
+#[derive(clap::Args)]
+pub struct OpenArgs {
+    /// Copy the weights into memory of huge pages: decoding is faster, the memory cannot be shared
+    #[arg(long, value_enum, default_value = "auto")]
+    huge_pages: HugePages,
+}
+
+impl OpenArgs {
+    pub fn options(&self) -> OpenOptions {
+        let huge_pages = match self.huge_pages {
+            HugePages::Auto => artifact::HugePages::Auto,
+            HugePages::On => artifact::HugePages::On,
+            HugePages::Off => artifact::HugePages::Off,
+        };
+        OpenOptions { huge_pages, ..OpenOptions::default() }
+    }
 }
 
 /// The text to work on.

@@ -1,6 +1,6 @@
 //! `bench`: tokens a second, with llama-bench's rows and field names.
 
-use crate::args::{CompileArgs, ModelArgs};
+use crate::args::{CompileArgs, ModelArgs, OpenArgs};
 use crate::exit::usage;
 use crate::{open, profile, system};
 use clap::ValueEnum;
@@ -47,6 +47,8 @@ pub struct Args {
     #[arg(long)]
     profile: bool,
     #[command(flatten)]
+    open: OpenArgs,
+    #[command(flatten)]
     compile: CompileArgs,
 }
 
@@ -58,7 +60,14 @@ struct Test {
     threads: usize,
 }
 
-fn measure(artifact: &Arc<Artifact>, test: &Test, args: &Args) -> anyhow::Result<(usize, Vec<u64>)> {
+/// Nanoseconds of each repetition, and of each generated token of all of them in order.
+#[derive(Default)]
+struct Samples {
+    whole: Vec<u64>,
+    tokens: Vec<u64>,
+}
+
+fn measure(artifact: &Arc<Artifact>, test: &Test, args: &Args) -> anyhow::Result<(usize, Samples)> {
     let total = test.prompt + test.gen_ + test.depth;
     let options = SessionOptions { ctx: Some(total), threads: Some(test.threads), profile: args.profile };
     let mut session = Session::new(artifact.clone(), options)?;
@@ -73,7 +82,7 @@ fn measure(artifact: &Arc<Artifact>, test: &Test, args: &Args) -> anyhow::Result
         session.reset();
         session.eval(&random(1), Logits::Last)?;
     }
-    let mut nanos = vec![];
+    let mut samples = Samples::default();
     for _ in 0..args.repetitions {
         session.reset();
         session.eval(&random(test.depth), Logits::None)?;
@@ -82,21 +91,25 @@ fn measure(artifact: &Arc<Artifact>, test: &Test, args: &Args) -> anyhow::Result
         if !prompt.is_empty() {
             session.eval(&prompt, Logits::Last)?;
         }
+        let mut before = start.elapsed();
         for id in generated {
             session.eval(&[id], Logits::Last)?;
+            let now = start.elapsed();
+            samples.tokens.push((now - before).as_nanos() as u64);
+            before = now;
         }
-        nanos.push(start.elapsed().as_nanos() as u64);
+        samples.whole.push(start.elapsed().as_nanos() as u64);
     }
     if args.profile {
         profile::print(&session.profile());
     }
-    Ok((session.threads(), nanos))
+    Ok((session.threads(), samples))
 }
 
-fn row(artifact: &Artifact, file: &str, test: &Test, threads: usize, nanos: &[u64]) -> Map<String, Value> {
+fn row(artifact: &Artifact, file: &str, test: &Test, threads: usize, samples: &Samples) -> Map<String, Value> {
     let model = &artifact.plan().model;
     let tokens = f64::from(test.prompt + test.gen_);
-    let ns: Vec<f64> = nanos.iter().map(|&n| n as f64).collect();
+    let ns: Vec<f64> = samples.whole.iter().map(|&n| n as f64).collect();
     let ts: Vec<f64> = ns.iter().map(|n| 1e9 * tokens / n).collect();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let value = json!({
@@ -107,7 +120,8 @@ fn row(artifact: &Artifact, file: &str, test: &Test, threads: usize, nanos: &[u6
         "model_size": model.file_bytes, "model_n_params": model.parameters, "n_threads": threads,
         "type_k": "f16", "type_v": "f16", "n_prompt": test.prompt, "n_gen": test.gen_, "n_depth": test.depth,
         "test_time": now, "avg_ns": stats::mean(&ns) as u64, "stddev_ns": stats::stddev(&ns) as u64,
-        "avg_ts": stats::mean(&ts), "stddev_ts": stats::stddev(&ts), "samples_ns": nanos, "samples_ts": ts,
+        "avg_ts": stats::mean(&ts), "stddev_ts": stats::stddev(&ts), "samples_ns": samples.whole, "samples_ts": ts,
+        "samples_token_ns": samples.tokens,
     });
     match value {
         Value::Object(map) => map,
@@ -169,15 +183,15 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     if kinds.is_empty() || threads.contains(&0) {
         return Err(usage("nothing to measure: -p or -n, and -t, must be above 0"));
     }
-    let artifact = open::artifact(&args.model, &args.compile)?;
+    let artifact = open::artifact(&args.model, &args.compile, args.open.options())?;
     let file = args.model.path()?.display().to_string();
     let mut rows = vec![];
     for &threads in &threads {
         for &depth in &args.n_depth {
             for &(prompt, gen_) in &kinds {
                 let test = Test { prompt, gen_, depth, threads };
-                let (threads, nanos) = measure(&artifact, &test, &args)?;
-                rows.push(row(&artifact, &file, &test, threads, &nanos));
+                let (threads, samples) = measure(&artifact, &test, &args)?;
+                rows.push(row(&artifact, &file, &test, threads, &samples));
             }
         }
     }

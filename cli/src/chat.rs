@@ -1,6 +1,6 @@
 //! `chat`: a conversation through the model's template. What two turns have in common stays in the KV cache.
 
-use crate::args::{CompileArgs, ModelArgs, SampleArgs, SessionArgs};
+use crate::args::{CompileArgs, ModelArgs, OpenArgs, SampleArgs, SessionArgs};
 use crate::exit::{Interrupted, Usage, usage};
 use crate::generate::{Stop, generate};
 use crate::open::{self, Text};
@@ -32,6 +32,8 @@ pub struct Args {
     sample: SampleArgs,
     #[command(flatten)]
     session: SessionArgs,
+    #[command(flatten)]
+    open: OpenArgs,
     #[command(flatten)]
     compile: CompileArgs,
 }
@@ -84,7 +86,7 @@ impl Chat {
 
 pub fn run(args: Args) -> anyhow::Result<()> {
     let sampler = Sampler::new(args.sample.params())?;
-    let artifact = open::artifact(&args.model, &args.compile)?;
+    let artifact = open::artifact(&args.model, &args.compile, args.open.options())?;
     let source = match &args.chat_template {
         Some(file) => std::fs::read_to_string(file).with_context(|| format!("{}", file.display()))?,
         None => artifact

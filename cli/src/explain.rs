@@ -12,7 +12,7 @@ use tilewright_driver::compile;
 use tilewright_ir::graph::{Dim, Graph, Weight, parse};
 use tilewright_models::format::FormatSet;
 use tilewright_models::model::Model;
-use tilewright_runtime::artifact::{Artifact, Choice, OpenOptions};
+use tilewright_runtime::artifact::{Artifact, Choice, HugePages, OpenOptions};
 use tilewright_runtime::plan::{Plan, Program};
 
 #[derive(clap::Args)]
@@ -47,7 +47,10 @@ impl Decided {
     fn of(args: &Args) -> anyhow::Result<Decided> {
         let path = args.model.path()?;
         if open::is_artifact(path) {
-            let artifact = Artifact::open_with(path, OpenOptions { verify_weights: false, threads: None })?;
+            let artifact = Artifact::open_with(
+                path,
+                OpenOptions { verify_weights: false, threads: None, huge_pages: HugePages::Off },
+            )?;
             let info = artifact.manifest().info.clone();
             let graph = parse(artifact.graph().unwrap_or_default()).context("the graph in the artifact")?;
             return Ok(Decided {

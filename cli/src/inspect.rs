@@ -14,7 +14,7 @@ use tilewright_driver::{Compiled, compile};
 use tilewright_models::arch::ArchSet;
 use tilewright_models::model::Model;
 use tilewright_models::weights::{TensorInfo, WeightFile};
-use tilewright_runtime::artifact::{Artifact, OpenOptions};
+use tilewright_runtime::artifact::{Artifact, HugePages, OpenOptions};
 use tilewright_runtime::plan::Plan;
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -100,7 +100,8 @@ fn artifact(path: &Path, args: &Args) -> anyhow::Result<()> {
             "an artifact holds machine code and no kernel IR or passes; give the model it was built from",
         ));
     }
-    let artifact = Artifact::open_with(path, OpenOptions { verify_weights: true, threads: None })?;
+    let artifact =
+        Artifact::open_with(path, OpenOptions { verify_weights: true, threads: None, huge_pages: HugePages::Off })?;
     let (manifest, plan) = (artifact.manifest(), artifact.plan());
     if args.graph {
         return out(artifact.graph().unwrap_or("the artifact has no graph"));

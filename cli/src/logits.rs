@@ -9,6 +9,7 @@ use serde_json::json;
 use std::io::Write;
 use tilewright_driver::Oracle;
 use tilewright_models::model::Model;
+use tilewright_runtime::artifact::OpenOptions;
 use tilewright_runtime::session::{Logits, Session};
 
 /// What computes.
@@ -40,7 +41,7 @@ impl Engine {
     ) -> anyhow::Result<(Engine, Text)> {
         match backend {
             Backend::Compiled => {
-                let artifact = open::artifact(model, compile)?;
+                let artifact = open::artifact(model, compile, OpenOptions::default())?;
                 let text = Text::of_artifact(&artifact)?;
                 let args = SessionArgs { ctx_size: Some(ctx(&text)?), threads: session.threads };
                 Ok((Engine::Compiled(Box::new(open::session(&artifact, &args)?)), text))

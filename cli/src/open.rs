@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tilewright_driver::{BuildOptions, build};
 use tilewright_models::model::Model;
 use tilewright_models::tokenizer::TokenizerImport;
-use tilewright_runtime::artifact::{Artifact, MANIFEST, TokenizerFacts};
+use tilewright_runtime::artifact::{Artifact, MANIFEST, OpenOptions, TokenizerFacts};
 use tilewright_runtime::error::ArtifactError;
 use tilewright_runtime::session::{DEFAULT_CTX, Session, SessionOptions};
 use tilewright_runtime::text::{TextError, Tokenizer};
@@ -28,15 +28,15 @@ pub fn tokenizer(model: &Model) -> anyhow::Result<TokenizerImport> {
 }
 
 /// The artifact of a model: the path itself if it is one, else the cache's, built first if it is not there or damaged.
-pub fn artifact(model: &ModelArgs, compile: &CompileArgs) -> anyhow::Result<Arc<Artifact>> {
+pub fn artifact(model: &ModelArgs, compile: &CompileArgs, how: OpenOptions) -> anyhow::Result<Arc<Artifact>> {
     let path = model.path()?;
     if is_artifact(path) {
-        return Ok(Arc::new(Artifact::open(path)?));
+        return Ok(Arc::new(Artifact::open_with(path, how)?));
     }
     let options = compile.options()?;
     let target = compile.cache()?.path(path, &options)?;
     if is_artifact(&target) {
-        match Artifact::open(&target) {
+        match Artifact::open_with(&target, how) {
             Ok(artifact) => return Ok(Arc::new(artifact)),
             Err(e @ (ArtifactError::Rejected { .. } | ArtifactError::Version { .. })) => {
                 eprintln!("warning: {}: {e}; compiling again", target.display());
@@ -45,7 +45,7 @@ pub fn artifact(model: &ModelArgs, compile: &CompileArgs) -> anyhow::Result<Arc<
         }
     }
     build_to(path, &target, &options)?;
-    Ok(Arc::new(Artifact::open(&target)?))
+    Ok(Arc::new(Artifact::open_with(&target, how)?))
 }
 
 /// Builds `path` into `target`, with progress and a closing line on stderr.

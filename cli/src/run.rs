@@ -1,6 +1,6 @@
 //! `run`: continues a text.
 
-use crate::args::{CompileArgs, ModelArgs, SampleArgs, SessionArgs, TextArgs};
+use crate::args::{CompileArgs, ModelArgs, OpenArgs, SampleArgs, SessionArgs, TextArgs};
 use crate::exit::{Interrupted, usage};
 use crate::generate::{Stop, generate};
 use crate::open::{self, Text};
@@ -24,6 +24,8 @@ pub struct Args {
     #[command(flatten)]
     session: SessionArgs,
     #[command(flatten)]
+    open: OpenArgs,
+    #[command(flatten)]
     compile: CompileArgs,
     /// No text while it is made; one object at the end: text, ids, prompt_ids, speeds
     #[arg(long)]
@@ -34,7 +36,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let start = Instant::now();
     let prompt = args.text.read()?;
     let mut sampler = Sampler::new(args.sample.params())?;
-    let artifact = open::artifact(&args.model, &args.compile)?;
+    let artifact = open::artifact(&args.model, &args.compile, args.open.options())?;
     let text = Text::of_artifact(&artifact)?;
     let prompt_ids = text.encode(&prompt)?;
     if prompt_ids.is_empty() {

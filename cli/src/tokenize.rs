@@ -5,7 +5,7 @@ use crate::open::{self, Text};
 use serde_json::json;
 use std::io::Write;
 use tilewright_models::model::Model;
-use tilewright_runtime::artifact::{Artifact, OpenOptions};
+use tilewright_runtime::artifact::{Artifact, HugePages, OpenOptions};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -28,7 +28,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let path = args.model.path()?;
     let input = args.text.read()?;
     let text = if open::is_artifact(path) {
-        let options = OpenOptions { verify_weights: false, threads: None };
+        let options = OpenOptions { verify_weights: false, threads: None, huge_pages: HugePages::Off };
         Text::of_artifact(&Artifact::open_with(path, options)?)?
     } else {
         Text::of_model(&open::tokenizer(&Model::open(path)?)?)?

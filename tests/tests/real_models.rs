@@ -13,7 +13,7 @@ use std::sync::Arc;
 use tilewright_driver::{BuildOptions, Oracle, build};
 use tilewright_models::model::Model;
 use tilewright_passes::Activations;
-use tilewright_runtime::artifact::Artifact;
+use tilewright_runtime::artifact::{Artifact, HugePages, OpenOptions};
 use tilewright_runtime::session::{Logits, Session, SessionOptions};
 
 #[derive(Deserialize)]
@@ -163,6 +163,36 @@ fn compiled(name: &str, activations: Activations, limits: &Limits) {
             next = argmax(session.eval(&[id], Logits::Last).expect("logits"));
         }
         eprintln!("{name}: greedy {:?}: {agreed} of {} tokens as the golden", g.prompt, g.ids.len());
+    }
+}
+
+/// Which worker computes a chunk is chance, what it computes is not: real widths have more chunks than the tiny models.
+/// Neither do pages of weights: a copy and the mapped file are the same bytes.
+#[test]
+fn smollm2_threads_and_pages_do_not_change_a_bit() {
+    let Some((file, golden)) = find("smollm2") else { return };
+    let model = Model::open(&file).expect("a model");
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("model.tw");
+    build(&model, &path, &BuildOptions::for_host().expect("a target"), &mut |_| {}).expect("an artifact");
+    let ids = &golden.logits[0].ids;
+    let (prompt, rest) = ids.split_at(ids.len() * 2 / 3);
+    let run = |threads, huge_pages| {
+        let how = OpenOptions { huge_pages, ..OpenOptions::default() };
+        let artifact = Arc::new(Artifact::open_with(&path, how).expect("an artifact"));
+        assert_eq!(artifact.weights_copied(), huge_pages == HugePages::On);
+        let options = SessionOptions { ctx: Some(512), threads: Some(threads), profile: false };
+        let mut session = Session::new(artifact, options).expect("a session");
+        let mut bits = vec![];
+        session.eval_each(prompt, |_, row| bits.extend(row.iter().map(|x| x.to_bits()))).expect("logits");
+        for &id in rest {
+            bits.extend(session.eval(&[id], Logits::Last).expect("logits").iter().map(|x| x.to_bits()));
+        }
+        bits
+    };
+    let one = run(1, HugePages::Off);
+    for (threads, huge_pages) in [(1, HugePages::On), (2, HugePages::On), (3, HugePages::Off)] {
+        assert!(run(threads, huge_pages) == one, "{threads} threads, huge pages {huge_pages:?}");
     }
 }
 

@@ -1,6 +1,7 @@
 //! Hashes of files: BLAKE3 of each segment of 16 MiB, so that a large file is checked on several cores.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 /// Bytes that one hash covers; the last segment of a file is shorter.
 pub const SEGMENT_BYTES: usize = 16 << 20;
@@ -54,19 +55,36 @@ pub(super) fn first_difference(
     threads: usize,
     prepare: impl Fn(usize, usize) + Sync,
 ) -> Option<usize> {
-    let next = AtomicUsize::new(0);
     let bad = AtomicUsize::new(usize::MAX);
+    each_segment(data.chunks(SEGMENT_BYTES), threads, |i, segment| {
+        prepare(i * SEGMENT_BYTES, segment.len());
+        if expected.get(i).is_some_and(|hash| !matches(segment, hash)) {
+            bad.fetch_min(i, Ordering::Relaxed);
+        }
+    });
+    let bad = bad.into_inner();
+    (bad != usize::MAX).then_some(bad)
+}
+
+/// Whether a segment has this hash.
+pub(super) fn matches(segment: &[u8], hash: &str) -> bool {
+    blake3::hash(segment).to_hex().as_str() == hash
+}
+
+/// Gives each segment and its number to `work`, on up to `threads` threads.
+pub(super) fn each_segment<S: Send>(
+    segments: impl ExactSizeIterator<Item = S> + Send,
+    threads: usize,
+    work: impl Fn(usize, S) + Sync,
+) {
+    let helpers = threads.min(segments.len()).saturating_sub(1);
+    let rest = Mutex::new(segments.enumerate());
+    let next = || rest.lock().unwrap_or_else(PoisonError::into_inner).next();
     let work = || {
-        loop {
-            let i = next.fetch_add(1, Ordering::Relaxed);
-            let Some((segment, hash)) = data.chunks(SEGMENT_BYTES).nth(i).zip(expected.get(i)) else { return };
-            prepare(i * SEGMENT_BYTES, segment.len());
-            if blake3::hash(segment).to_hex().as_str() != hash {
-                bad.fetch_min(i, Ordering::Relaxed);
-            }
+        while let Some((i, segment)) = next() {
+            work(i, segment);
         }
     };
-    let helpers = threads.min(expected.len()).saturating_sub(1);
     std::thread::scope(|scope| {
         for _ in 0..helpers {
             // A thread that cannot start is work for the others.
@@ -74,6 +92,4 @@ pub(super) fn first_difference(
         }
         work();
     });
-    let bad = bad.into_inner();
-    (bad != usize::MAX).then_some(bad)
 }

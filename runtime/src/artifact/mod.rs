@@ -25,6 +25,7 @@ mod hash;
 mod manifest;
 mod open;
 mod validate;
+mod weights;
 mod writer;
 
 pub use cpu::missing_features;
@@ -32,6 +33,7 @@ pub use hash::SEGMENT_BYTES;
 pub use manifest::{Choice, FileEntry, Manifest, ManifestInfo, ModelIdentity, SourceFile, TargetInfo, TokenizerFacts};
 pub use open::{Artifact, OpenOptions};
 pub use validate::{MAX_CHUNKS, PlanError};
+pub use weights::HugePages;
 pub use writer::{ArtifactWriter, WeightsWriter};
 
 /// Name of the manifest.

@@ -5,9 +5,8 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use memmap2::Mmap;
-
 use super::hash::{SEGMENT_BYTES, first_difference};
+use super::weights::{Copy, HugePages, Weights};
 use super::{CHAT_TEMPLATE, FileEntry, GRAPH, KERNELS, MANIFEST, Manifest, PLAN, TOKENIZER, WEIGHTS, missing_features};
 use crate::error::ArtifactError;
 use crate::loader::Kernels;
@@ -23,24 +22,26 @@ const MAX_SMALL: u64 = 512 << 20;
 pub struct OpenOptions {
     /// Whether `weights.bin` is hashed (100 MiB: 13 ms on two Zen 4 cores, 24 ms on one). Its size is always checked.
     pub verify_weights: bool,
-    /// Threads for that; `None` for as many as there are cores.
+    /// Threads to read and hash; `None` for as many as there are cores.
     pub threads: Option<usize>,
+    /// Whether weights are copied into huge pages.
+    pub huge_pages: HugePages,
 }
 
 impl Default for OpenOptions {
     fn default() -> Self {
-        OpenOptions { verify_weights: true, threads: None }
+        OpenOptions { verify_weights: true, threads: None, huge_pages: HugePages::default() }
     }
 }
 
-/// An opened artifact: checked, with kernels loaded and weights mapped. Shared by sessions.
+/// An opened artifact: checked, with kernels loaded and weights in memory. Shared by sessions.
 #[derive(Debug)]
 pub struct Artifact {
     dir: PathBuf,
     manifest: Manifest,
     plan: Plan,
     kernels: Kernels,
-    weights: Option<Mmap>,
+    weights: Weights,
     files: BTreeMap<String, Vec<u8>>,
 }
 
@@ -99,7 +100,12 @@ impl Artifact {
 
     /// The packed weights.
     pub fn weights(&self) -> &[u8] {
-        self.weights.as_deref().unwrap_or_default()
+        self.weights.bytes()
+    }
+
+    /// Whether the weights are a copy, in memory that is taken already, and not the file's pages.
+    pub fn weights_copied(&self) -> bool {
+        self.weights.copied()
     }
 
     /// The tokenizer's JSON.
@@ -172,18 +178,11 @@ fn check_hashes(
     }
     match first_difference(data, &entry.blake3, threads, prepare) {
         None => Ok(()),
-        Some(i) => {
-            Err(ArtifactError::rejected(name, format!("the hash of the part at byte {} differs", i * SEGMENT_BYTES)))
-        }
+        Some(i) => Err(differs(name, i)),
     }
 }
 
-fn open_weights(
-    dir: &Path,
-    manifest: &Manifest,
-    planned: u64,
-    options: OpenOptions,
-) -> Result<Option<Mmap>, ArtifactError> {
+fn open_weights(dir: &Path, manifest: &Manifest, planned: u64, options: OpenOptions) -> Result<Weights, ArtifactError> {
     let entry = manifest.files.get(WEIGHTS).ok_or_else(|| ArtifactError::rejected(MANIFEST, "no weights"))?;
     if entry.bytes != planned {
         return Err(ArtifactError::rejected(
@@ -193,21 +192,24 @@ fn open_weights(
     }
     let path = dir.join(WEIGHTS);
     let (file, bytes) = open_sized(&path, WEIGHTS, Some(planned))?;
-    if bytes == 0 {
-        return Ok(None);
+    let threads = options.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    let io = |source| ArtifactError::Io { path: path.clone(), source };
+    if options.huge_pages.wanted(bytes)
+        && let Some(mut copy) = Copy::new(bytes)
+    {
+        let hashes = options.verify_weights.then_some(&entry.blake3[..]);
+        return match copy.fill(&file, hashes, threads).map_err(io)? {
+            None => copy.finish().map_err(io),
+            Some(i) => Err(differs(WEIGHTS, i)),
+        };
     }
-    // SAFETY: the mapping is read-only and private. The bytes are only read by kernels and the hash; a process that cuts
-    // the file short while it is mapped makes this one stop with SIGBUS, which the module documentation leaves to trust.
-    let map = unsafe { Mmap::map(&file) }.map_err(|source| ArtifactError::Io { path, source })?;
-    #[cfg(unix)]
-    let _ = map.advise(memmap2::Advice::WillNeed);
+    let weights = Weights::map(&file, bytes).map_err(io)?;
     if options.verify_weights {
-        let threads = options.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
-        // Mapping pages in by the range is cheaper than a fault for each.
-        check_hashes(WEIGHTS, &map, entry, threads, |_start, _len| {
-            #[cfg(target_os = "linux")]
-            let _ = map.advise_range(memmap2::Advice::PopulateRead, _start, _len);
-        })?;
+        check_hashes(WEIGHTS, weights.bytes(), entry, threads, |start, len| weights.populate(start, len))?;
     }
-    Ok(Some(map))
+    Ok(weights)
+}
+
+fn differs(name: &str, segment: usize) -> ArtifactError {
+    ArtifactError::rejected(name, format!("the hash of the part at byte {} differs", segment * SEGMENT_BYTES))
 }

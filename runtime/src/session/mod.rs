@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use bind::{Bound, Regions};
 use inputs::Inputs;
-pub(crate) use memory::Block;
+pub(crate) use memory::{Block, available as available_memory};
 
 use crate::artifact::Artifact;
 use crate::error::RunError;
@@ -87,7 +87,9 @@ impl Session {
             return Err(RunError::BadContext { ctx, max: plan.model.n_ctx });
         }
         let arena_bytes = plan.programs.iter().map(|p| p.arena_bytes).max().unwrap_or(0);
-        let fixed = plan.weights_bytes.saturating_add(arena_bytes).saturating_add(Inputs::bytes_for(plan));
+        // The file's pages still have to be taken, a copy of them is.
+        let weights = if artifact.weights_copied() { 0 } else { plan.weights_bytes };
+        let fixed = weights.saturating_add(arena_bytes).saturating_add(Inputs::bytes_for(plan));
         if let Some(available) = memory::available() {
             check_fit(|ctx| KvCache::bytes_for(&plan.kv, ctx)?.checked_add(fixed), ctx, plan.model.n_ctx, available)?;
         }

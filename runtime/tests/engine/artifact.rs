@@ -1,6 +1,6 @@
 use std::fs;
 
-use tilewright_runtime::artifact::{Artifact, ArtifactWriter, MAX_CHUNKS, OpenOptions, SEGMENT_BYTES};
+use tilewright_runtime::artifact::{Artifact, ArtifactWriter, HugePages, MAX_CHUNKS, OpenOptions, SEGMENT_BYTES};
 use tilewright_runtime::error::ArtifactError;
 use tilewright_runtime::plan::{Arg, Plan};
 
@@ -82,11 +82,18 @@ fn large_weights_are_hashed_by_segment() {
         let mut data = vec![7; bytes];
         data[at] ^= 1;
         fs::write(dir.join("weights.bin"), data).unwrap();
-        let error = Artifact::open(&dir).unwrap_err();
-        assert!(error.to_string().contains(&format!("byte {} differs", segment * SEGMENT_BYTES)), "{error}");
-        assert_eq!(error.exit_code(), 3);
-        let options = OpenOptions { verify_weights: false, threads: None };
-        Artifact::open_with(&dir, options).unwrap();
+        for huge_pages in [HugePages::On, HugePages::Off] {
+            let error = Artifact::open_with(&dir, OpenOptions { huge_pages, ..OpenOptions::default() }).unwrap_err();
+            assert!(error.to_string().contains(&format!("byte {} differs", segment * SEGMENT_BYTES)), "{error}");
+            assert_eq!(error.exit_code(), 3);
+        }
+        let file = fs::read(dir.join("weights.bin")).unwrap();
+        for huge_pages in [HugePages::On, HugePages::Off] {
+            let options = OpenOptions { verify_weights: false, threads: None, huge_pages };
+            let artifact = Artifact::open_with(&dir, options).unwrap();
+            assert_eq!(artifact.weights_copied(), huge_pages == HugePages::On);
+            assert!(artifact.weights() == file, "huge pages {huge_pages:?}");
+        }
     }
 }
 
@@ -163,7 +170,11 @@ fn opening() {
         let mut times: Vec<_> = (0..15)
             .map(|_| {
                 let start = std::time::Instant::now();
-                Artifact::open_with(&dir, OpenOptions { verify_weights, threads: Some(threads) }).unwrap();
+                Artifact::open_with(
+                    &dir,
+                    OpenOptions { verify_weights, threads: Some(threads), ..OpenOptions::default() },
+                )
+                .unwrap();
                 start.elapsed().as_secs_f64() * 1e3
             })
             .collect();
