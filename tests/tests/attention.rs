@@ -2,6 +2,7 @@
 //! shape of group, window, split and tile; both agree with the graph interpreter in f64, and decode with prefill.
 
 use std::collections::BTreeMap;
+use tilewright_codegen::backend;
 use tilewright_codegen::schedules::{Params, Schedule};
 use tilewright_codegen::target::Target;
 use tilewright_ir::graph::interp::{Interp, Tensor};
@@ -86,7 +87,8 @@ fn check(s: Shape, max_tokens: u32, set: &[(&'static str, i64)], steps: &[i64], 
     let pick = with(set);
     let host = |engine| Host::new(&g, &weights, max_tokens, all as usize, engine, &pick).expect("a host");
     let mut interp = host(Engine::Interp);
-    let mut jit = host(Engine::Jit(Target::detect().expect("a target")));
+    let target = Target::detect().expect("a target");
+    let mut jit = host(Engine::Jit(backend::all()[0], target));
     let mut stream = ids(seed, all as usize).into_iter();
     let mut out = vec![];
     for &step in steps {
