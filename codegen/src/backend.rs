@@ -3,13 +3,14 @@
 use thiserror::Error;
 use tilewright_ir::kernel::{Kernel, VerifyErrors};
 
+use crate::cranelift::Cranelift;
 use crate::target::Target;
 
 /// Turns kernels into machine code.
 ///
 /// Every kernel becomes a global function with the C calling convention of the System V ABI,
 /// `fn(pointers: *const *mut u8, scalars: *const i64, chunk: i64)`, under the kernel's name.
-pub trait Backend {
+pub trait Backend: Sync {
     /// Name in options and reports.
     fn name(&self) -> &'static str;
 
@@ -18,6 +19,33 @@ pub trait Backend {
 
     /// A relocatable object that needs no other; the same input gives the same bytes.
     fn object(&self, kernels: &[Kernel], target: &Target) -> Result<Vec<u8>, CodegenError>;
+}
+
+/// All back ends, best first: the first one that can compile a kernel is the default for it.
+///
+/// ```
+/// use tilewright_codegen::backend;
+/// assert!(backend::find("cranelift").is_some() && backend::find("pascal").is_none());
+/// ```
+pub fn all() -> &'static [&'static dyn Backend] {
+    &[&Cranelift]
+}
+
+/// The back end of that name.
+pub fn find(name: &str) -> Option<&'static dyn Backend> {
+    all().iter().copied().find(|b| b.name() == name)
+}
+
+/// The first back end that can compile `kernel` for `target`; what the first one lacks if there is none.
+pub fn default_for(kernel: &Kernel, target: &Target) -> Result<&'static dyn Backend, CodegenError> {
+    let mut why = None;
+    for &backend in all() {
+        match backend.check(kernel, target) {
+            Ok(()) => return Ok(backend),
+            Err(faults) => why = why.or(Some(faults)),
+        }
+    }
+    Err(CodegenError::Unsupported(why.unwrap_or_default()))
 }
 
 /// Something a back end cannot do.

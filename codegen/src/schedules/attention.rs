@@ -6,7 +6,7 @@
 
 use super::qk::{HeadPrep, lanes_of};
 use super::quantize::Q8Rows;
-use super::{Axis, Params, Schedule, Space};
+use super::{Axis, Operands, Params, Schedule, Space, operands};
 use tilewright_ir::kernel::{Kernel, KernelBuilder, Pred, Scalar, Type, Value};
 
 /// Keys that are scored before their values are added.
@@ -127,6 +127,10 @@ impl Schedule for Attention {
             vec![]
         });
         b.finish()
+    }
+
+    fn operands(&self) -> Operands {
+        operands::attention(self)
     }
 }
 

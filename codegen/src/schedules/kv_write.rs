@@ -1,7 +1,7 @@
 //! Keys and values of new tokens into the f16 cache, `[heads][capacity][head_dim]` each.
 
 use super::qk::{HeadPrep, lanes_of};
-use super::{Params, Schedule, if_token};
+use super::{Operands, Params, Schedule, if_token, operands};
 use tilewright_ir::kernel::{Kernel, KernelBuilder, Scalar, Type, Value};
 
 /// `kv_write`. Arguments: k cache, v cache, k, v, [angles], [gamma]; scalars: tokens, past, capacity. One chunk a token.
@@ -65,6 +65,10 @@ impl Schedule for KvWrite {
             });
         });
         b.finish()
+    }
+
+    fn operands(&self) -> Operands {
+        operands::kv_write(self)
     }
 }
 
