@@ -107,6 +107,14 @@ impl<'a> Candidates<'a> {
         self.backends[p[0]]
     }
 
+    /// The point of a back end and parameters by name, if there is one.
+    pub fn point(&self, backend: &str, named: &BTreeMap<String, i64>) -> Option<Point> {
+        let first = self.backends.iter().position(|b| b.name() == backend)?;
+        let params = params_in(&self.space, named).ok()?;
+        let rest = self.space.iter().map(|a| a.values.iter().position(|v| *v == params[a.name]));
+        std::iter::once(Some(first)).chain(rest).collect()
+    }
+
     /// Chunks of a call.
     pub fn chunks(&self, p: &Point) -> u32 {
         self.schedule.chunks(&self.params(p))
@@ -165,7 +173,8 @@ mod tests {
         let m = matmul(16 * 48);
         let target = Target::get("x86-64-v3").expect("declared");
         let c = Candidates::new(&m, &target, 4).expect("compiles");
-        let all: Vec<_> = crate::search::grid(&c.sizes()).iter().map(|p| (c.params(p)["panels"], c.kernel(p))).collect();
+        let all: Vec<_> =
+            crate::search::grid(&c.sizes()).iter().map(|p| (c.params(p)["panels"], c.kernel(p))).collect();
         assert!(all.iter().any(|(_, k)| k.is_ok()));
         for (panels, k) in all {
             let idle = 48u64.div_ceil(panels as u64) < 4;

@@ -18,6 +18,8 @@ use tilewright_runtime::workers::{CallList, Pool, Step};
 
 /// A sample lasts about this long.
 const SAMPLE_NS: f64 = 2e6;
+/// A candidate that takes this many times as long as the fastest in its first call is out.
+const HOPELESS: f64 = 3.0;
 /// Lists of one candidate at most; then its samples start over.
 const MAX_LISTS: usize = 256;
 
@@ -92,12 +94,14 @@ pub fn call(work: &mut Work, code: &Code, scenario: usize, threads: usize) -> Re
     Ok(())
 }
 
-/// Times all of `codes`, `samples` times each, with `threads` threads.
+/// Times all of `codes`, `samples` times each or as often as comes out `until` then, with `threads` threads. Those that
+/// are far behind at first sight are timed no further.
 pub fn interleaved(
     work: &mut Work,
     codes: &[&Code],
     threads: usize,
     samples: usize,
+    until: Instant,
 ) -> Result<Vec<Timing>, TuneError> {
     if codes.is_empty() {
         return Ok(vec![]);
@@ -127,10 +131,19 @@ pub fn interleaved(
     let mut pool = Pool::new(threads, lists, false)?;
     let mut timings = vec![Timing::default(); codes.len()];
     let mut segment = 0;
+    for (timing, &ns) in timings.iter_mut().zip(&first).filter(|(_, ns)| **ns > HOPELESS * fastest) {
+        timing.samples.push(ns);
+    }
     for round in 0..samples {
+        if round > 0 && Instant::now() >= until {
+            break;
+        }
         for turn in 0..codes.len() {
             // Another one begins each round.
             let i = (turn + round) % codes.len();
+            if first[i] > HOPELESS * fastest {
+                continue;
+            }
             timings[i].samples.push(sample(&mut pool, i * segments + segment, calls));
             segment = (segment + 1) % segments;
         }

@@ -7,11 +7,14 @@ use crate::TuneError;
 use crate::bandwidth;
 use crate::measure::{Code, interleaved};
 use crate::work::{Scenario, Work};
+use std::time::{Duration, Instant};
 use tilewright_codegen::backend;
 use tilewright_codegen::schedules::{Data, Operand, Operands};
 use tilewright_codegen::target::Target;
 use tilewright_ir::kernel::{Kernel, KernelBuilder, Scalar, Type, verify};
 
+/// For all loops of one kind.
+const PATIENCE: Duration = Duration::from_millis(200);
 /// Rounds of a chain in one chunk.
 const ROUNDS: i64 = 4096;
 
@@ -60,7 +63,8 @@ fn peak(target: &Target, threads: usize, int8: bool) -> Result<f64, TuneError> {
     let pointers = vec![Operand { data: out, written: true }];
     let operands = Operands { max_tokens: 1, pointers, scalars: vec![], macs: 0, macs_per_position: 0, window: 0 };
     let mut work = Work::new(&operands, &[Scenario { tokens: 1, past: 0 }], 0, 1)?;
-    let timings = interleaved(&mut work, &codes.iter().map(|c| &c.1).collect::<Vec<_>>(), threads, 5)?;
+    let timings =
+        interleaved(&mut work, &codes.iter().map(|c| &c.1).collect::<Vec<_>>(), threads, 5, Instant::now() + PATIENCE)?;
     let rates = codes.iter().zip(&timings).map(|((macs, _), t)| {
         let fastest = t.samples.iter().copied().fold(f64::INFINITY, f64::min);
         *macs as f64 * threads as f64 / fastest.max(1.0) * 1e9
@@ -76,9 +80,8 @@ fn chains(lanes: u16, int8: bool) -> Kernel {
     let out = b.ptr_param("out");
     let i32s = Type { scalar: Scalar::I32, lanes };
     let bytes = Type { scalar: Scalar::I8, lanes: lanes * 4 };
-    let start: Vec<_> = (0..CHAINS)
-        .map(|i| if int8 { b.int(i32s, i as i64) } else { b.f32(lanes, 0.5 + i as f64) })
-        .collect();
+    let start: Vec<_> =
+        (0..CHAINS).map(|i| if int8 { b.int(i32s, i as i64) } else { b.f32(lanes, 0.5 + i as f64) }).collect();
     let (x, y) = if int8 { (b.int(bytes, 3), b.int(bytes, 5)) } else { (b.f32(lanes, 0.5), b.f32(lanes, 0.25)) };
     let (lo, hi) = (b.i64(0), b.i64(ROUNDS));
     let sums = b.for_(lo, hi, 1, &start, |b, _, sums| {
@@ -99,7 +102,11 @@ mod tests {
     fn the_floor_is_the_higher_one() {
         let roof = Roofline { bandwidth: 1e9, int8: 1e9, float: 1e8 };
         let x = Data::Rows { width: 16, stride: 64 };
-        let w = Data::Weights { layout: tilewright_codegen::pack::Layout::Float(tilewright_codegen::pack::Store::F32), rows: 16, cols: 16 };
+        let w = Data::Weights {
+            layout: tilewright_codegen::pack::Layout::Float(tilewright_codegen::pack::Store::F32),
+            rows: 16,
+            cols: 16,
+        };
         let pointers = [x.clone(), w, x].map(|data| Operand { data, written: false }).to_vec();
         let o = Operands { max_tokens: 64, pointers, scalars: vec![], macs: 256, macs_per_position: 0, window: 0 };
         let at = |tokens| roof.floor_ns(&o, &[Scenario { tokens, past: 0 }]);

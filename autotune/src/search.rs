@@ -137,7 +137,7 @@ impl Search for Halving {
 }
 
 /// Coordinate descent from the default and from random points.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Descent {
     /// Samples a point.
     pub samples: usize,
@@ -145,6 +145,8 @@ pub struct Descent {
     pub restarts: usize,
     /// Where random starts come from.
     pub seed: u64,
+    /// One more start, known from elsewhere.
+    pub start: Option<Point>,
 }
 
 /// A step has to gain this much, or noise would lead.
@@ -152,7 +154,13 @@ const STEP: f64 = 0.99;
 
 impl Descent {
     /// Walks downhill from `at` until no axis has a better value.
-    fn walk(&self, sizes: &[usize], mut at: Point, known: &mut HashMap<Point, f64>, cost: &mut dyn Cost) -> (Point, f64) {
+    fn walk(
+        &self,
+        sizes: &[usize],
+        mut at: Point,
+        known: &mut HashMap<Point, f64>,
+        cost: &mut dyn Cost,
+    ) -> (Point, f64) {
         let mut lowest = self.cost_of(&at, known, cost);
         loop {
             let before = lowest;
@@ -209,11 +217,13 @@ impl Search for Descent {
         let mut random = Random(self.seed);
         let mut known = HashMap::new();
         let mut ends = vec![self.walk(sizes, vec![0; sizes.len()], &mut known, cost).0];
-        for _ in 0..self.restarts {
+        let starts =
+            (0..self.restarts).map(|_| sizes.iter().map(|&n| (random.next() % n.max(1) as u64) as usize).collect());
+        let starts: Vec<Point> = self.start.iter().cloned().chain(starts).collect();
+        for start in starts {
             if cost.is_over() {
                 break;
             }
-            let start = sizes.iter().map(|&n| (random.next() % n.max(1) as u64) as usize).collect();
             let (end, _) = self.walk(sizes, start, &mut known, cost);
             if !ends.contains(&end) {
                 ends.push(end);
@@ -275,7 +285,7 @@ mod tests {
         [
             Box::new(Exhaustive { samples: 5 }),
             Box::new(Halving { samples: 2 }),
-            Box::new(Descent { samples: 3, restarts: 3, seed }),
+            Box::new(Descent { samples: 3, restarts: 3, seed, start: None }),
         ]
     }
 
@@ -296,7 +306,7 @@ mod tests {
     #[test]
     fn descent_looks_at_few() {
         let mut land = Landscape::new(1, usize::MAX);
-        Descent { samples: 1, restarts: 2, seed: 1 }.run(&SIZES, &mut land);
+        Descent { samples: 1, restarts: 2, seed: 1, start: None }.run(&SIZES, &mut land);
         assert!(land.timed < grid_len(&SIZES), "{} of {}", land.timed, grid_len(&SIZES));
     }
 

@@ -102,8 +102,14 @@ impl Work {
             }
             buffers.push(all);
         }
-        let mut work =
-            Work { operands: operands.clone(), scenarios: scenarios.to_vec(), buffers, copies, args: vec![], scalars: vec![] };
+        let mut work = Work {
+            operands: operands.clone(),
+            scenarios: scenarios.to_vec(),
+            buffers,
+            copies,
+            args: vec![],
+            scalars: vec![],
+        };
         work.args = (0..copies).map(|c| work.pointers(c)).collect();
         work.scalars = scenarios.iter().map(|s| work.scalars_of(s)).collect();
         Ok(work)
@@ -190,7 +196,9 @@ fn values(data: &Data, bytes: &[u8], tokens: usize) -> Vec<f32> {
             let row = |t: usize| bytes[t * *stride as usize..][..*width as usize * 4].chunks_exact(4).map(float);
             (0..tokens).flat_map(row).collect()
         }
-        Data::Q8(rows) => bytes.chunks_exact((rows.bytes() as usize).max(1)).take(tokens).flat_map(|r| rows.decode(r)).collect(),
+        Data::Q8(rows) => {
+            bytes.chunks_exact((rows.bytes() as usize).max(1)).take(tokens).flat_map(|r| rows.decode(r)).collect()
+        }
         Data::Ids { stride, .. } => {
             let id = |t: usize| i32::from_le_bytes(bytes[t * *stride as usize..][..4].try_into().unwrap_or([0; 4]));
             (0..tokens).map(id).map(|v| if v < 0 { f32::NAN } else { v as f32 }).collect()
