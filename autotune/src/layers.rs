@@ -15,7 +15,7 @@
 //! ```
 
 use crate::fingerprint::Device;
-use crate::line::Fault;
+use crate::line::{Fault, Lazy};
 use crate::record::{Key, Record};
 use crate::store::{self, Store, StoreError, Warnings};
 use std::cmp::Ordering;
@@ -61,7 +61,7 @@ pub struct Layers {
     /// This machine's own records; what the tuner appends to.
     pub user: Store,
     /// One record a key: of this device if there is one.
-    shipped: BTreeMap<Key, Record>,
+    shipped: BTreeMap<Key, Lazy>,
     warnings: Vec<Warnings>,
 }
 
@@ -75,24 +75,24 @@ impl Layers {
     pub fn open(root: &Path, device: &Device, compiler: &str) -> Result<Layers, StoreError> {
         let mut files = vec![];
         for path in store::files(&hints(root))? {
-            let lines = store::read(&path)?;
-            files.push((path, lines));
+            let bytes = store::read(&path)?;
+            files.push((path, bytes));
         }
         for (name, text) in SHIPPED {
-            files.push((Path::new("autotune/records").join(name), store::parse(text.as_bytes())));
+            files.push((Path::new("autotune/records").join(name), text.as_bytes().to_vec()));
         }
         Ok(Layers::new(Store::open(root, device, compiler)?, files))
     }
 
-    /// The layers above files of shipped records, given as their path and lines.
-    fn new(user: Store, files: Vec<(PathBuf, store::Lines)>) -> Layers {
+    /// The layers above files of shipped records, given with their content.
+    fn new(user: Store, files: Vec<(PathBuf, Vec<u8>)>) -> Layers {
         let mut layers = Layers { user, shipped: BTreeMap::new(), warnings: vec![] };
-        for (path, lines) in files {
+        for (path, bytes) in files {
             let mut warnings = Warnings::of(&path);
-            for (_, line) in lines {
-                match line {
-                    Ok(r) if r.compiler == layers.user.compiler() => layers.ship(r),
-                    Ok(r) => warnings.count(&Fault::Compiler(r.compiler)),
+            for (_, line) in store::lines(&bytes) {
+                match Lazy::read(line) {
+                    Ok(r) if r.head().compiler == layers.user.compiler() => layers.ship(r),
+                    Ok(r) => warnings.count(&Fault::Compiler(r.head().compiler.clone())),
                     Err(fault) => warnings.count(&fault),
                 }
             }
@@ -102,10 +102,10 @@ impl Layers {
     }
 
     /// Keeps a shipped record unless a better one of its key is there: of this device, then the later one.
-    fn ship(&mut self, r: Record) {
+    fn ship(&mut self, r: Lazy) {
         let device = self.user.device();
-        let worth = |r: &Record| (r.device == device, r.date.clone());
-        let key = r.key();
+        let worth = |r: &Lazy| (r.head().device == device, r.head().date.clone());
+        let key = r.head().key();
         let better = self.shipped.get(&key).is_none_or(|old| worth(old).cmp(&worth(&r)) != Ordering::Greater);
         if better {
             self.shipped.insert(key, r);
@@ -119,14 +119,14 @@ impl Layers {
 
     /// The record of a key.
     pub fn get(&self, key: &Key) -> Option<Found<'_>> {
-        let shipped = || self.shipped.get(key).map(|r| self.found(r, Layer::Shipped));
+        let shipped = || self.shipped.get(key).map(|r| self.found(r.record(), Layer::Shipped));
         self.user.get(key).map(|r| self.found(r, Layer::User)).or_else(shipped)
     }
 
     /// What [`Layers::find`] finds, of every key, in their order.
     pub fn records(&self) -> Vec<Found<'_>> {
         let mut all: BTreeMap<Key, Found<'_>> =
-            self.shipped.iter().map(|(k, r)| (k.clone(), self.found(r, Layer::Shipped))).collect();
+            self.shipped.iter().map(|(k, r)| (k.clone(), self.found(r.record(), Layer::Shipped))).collect();
         all.extend(self.user.records().map(|r| (r.key(), self.found(r, Layer::User))));
         all.into_values().collect()
     }
@@ -153,7 +153,7 @@ mod tests {
             there.iter().filter_map(|p| Some(p.file_name()?.to_string_lossy().into_owned())).collect();
         assert_eq!(names, SHIPPED.iter().map(|(n, _)| n.to_string()).collect::<Vec<_>>());
         for (name, text) in SHIPPED {
-            assert!(store::parse(text.as_bytes()).iter().all(|(_, l)| l.is_ok()), "{name}");
+            assert!(store::lines(text.as_bytes()).all(|(_, l)| crate::line::read(l).is_ok()), "{name}");
         }
     }
 
@@ -163,8 +163,9 @@ mod tests {
         let base = Record { device: device.id(), ..Record::example() };
         let other = |ns, date: &str| Record { device: "feed".into(), ns, date: date.into(), ..base.clone() };
         let open = |files: &[&[Record]]| {
-            let lines = |rs: &[Record]| rs.iter().cloned().map(Ok).enumerate().collect();
-            let files = files.iter().enumerate().map(|(i, rs)| (PathBuf::from(i.to_string()), lines(rs))).collect();
+            let text = |rs: &[Record]| rs.iter().map(|r| crate::line::write(r) + "\n").collect::<String>();
+            let files =
+                files.iter().enumerate().map(|(i, rs)| (PathBuf::from(i.to_string()), text(rs).into())).collect();
             Layers::new(Store::open(root.path(), &device, &base.compiler).expect("a store"), files)
         };
         let (old, new) = (other(5.0, "2026-01-01T00:00:00Z"), other(6.0, "2026-02-01T00:00:00Z"));

@@ -99,15 +99,15 @@ pub struct Record {
     pub error: f64,
     /// How the candidates were searched: `halving`, `descent`, `exhaustive`.
     pub search: String,
-    /// The trials worth telling, at most [`MAX_HISTORY`].
-    #[serde(default)]
-    pub history: Vec<Trial>,
     /// [`Device::id`](crate::fingerprint::Device::id) of the machine it was measured on.
     pub device: String,
     /// Hash of the compiler whose kernels were measured.
     pub compiler: String,
     /// When, [`now`].
     pub date: String,
+    /// The trials worth telling, at most [`MAX_HISTORY`]. Last, so that a reader can stop before it.
+    #[serde(default)]
+    pub history: Vec<Trial>,
 }
 
 impl Record {
@@ -189,10 +189,10 @@ impl Record {
             rejected: 1,
             error: 1.25e-7,
             search: "halving".into(),
-            history: vec![],
             device: "0123456789abcdef".into(),
             compiler: "c0ffee".into(),
             date: "2026-01-31T12:00:00Z".into(),
+            history: vec![],
         }
     }
 }

@@ -16,7 +16,7 @@
 //! ```
 
 use crate::fingerprint::Device;
-use crate::line::{self, Fault};
+use crate::line::{self, Fault, Lazy};
 use crate::record::{Key, Record};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -141,11 +141,8 @@ pub fn files(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
     Ok(paths)
 }
 
-/// Lines with their numbers.
-pub type Lines = Vec<(usize, Result<Record, Fault>)>;
-
-/// The lines of a file; of a file that does not exist, none.
-pub fn read(path: &Path) -> Result<Lines, StoreError> {
+/// The content of a file of records; of one that does not exist, none.
+pub fn read(path: &Path) -> Result<Vec<u8>, StoreError> {
     let io = |source| StoreError::Io { path: path.to_path_buf(), source };
     let mut file = match File::open(path) {
         Ok(f) => f,
@@ -158,13 +155,12 @@ pub fn read(path: &Path) -> Result<Lines, StoreError> {
         let bytes = file.metadata().map_or(0, |m| m.len()).max(MAX_FILE + 1);
         return Err(StoreError::TooLarge { path: path.to_path_buf(), bytes });
     }
-    Ok(parse(&bytes))
+    Ok(bytes)
 }
 
-/// The lines of a file's content. Empty ones are none.
-pub fn parse(bytes: &[u8]) -> Lines {
-    let lines = bytes.split(|b| *b == b'\n').enumerate().filter(|(_, l)| !l.is_empty());
-    lines.map(|(i, l)| (i + 1, line::read(l))).collect()
+/// The lines of a file's content with their numbers, for [`line::read`]. Empty ones are none.
+pub fn lines(bytes: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
+    bytes.split(|b| *b == b'\n').enumerate().map(|(i, l)| (i + 1, l)).filter(|(_, l)| !l.is_empty())
 }
 
 /// Puts a record at the end of a file, which is made if need be, with one `write`.
@@ -209,7 +205,7 @@ pub struct Store {
     path: PathBuf,
     device: String,
     compiler: String,
-    records: BTreeMap<Key, Record>,
+    records: BTreeMap<Key, Lazy>,
     warnings: Warnings,
 }
 
@@ -227,12 +223,12 @@ impl Store {
 
     /// Reads again: other processes may have appended.
     pub fn reload(&mut self) -> Result<(), StoreError> {
-        let lines = read(&self.path)?;
+        let bytes = read(&self.path)?;
         self.warnings = Warnings::of(&self.path);
         self.records.clear();
-        for (_, line) in lines {
-            match line.and_then(|r| self.ours(&r).map(|()| r)) {
-                Ok(r) => drop(self.records.insert(r.key(), r)),
+        for (_, line) in lines(&bytes) {
+            match Lazy::read(line).and_then(|r| self.ours(r.head()).map(|()| r)) {
+                Ok(r) => drop(self.records.insert(r.head().key(), r)),
                 Err(fault) => self.warnings.count(&fault),
             }
         }
@@ -250,18 +246,18 @@ impl Store {
     pub fn append(&mut self, record: &Record) -> Result<(), StoreError> {
         self.ours(record).map_err(|fault| StoreError::Refused { key: record.key(), fault })?;
         append(&self.path, record)?;
-        self.records.insert(record.key(), record.clone());
+        self.records.insert(record.key(), record.clone().into());
         Ok(())
     }
 
     /// The record of a key.
     pub fn get(&self, key: &Key) -> Option<&Record> {
-        self.records.get(key)
+        self.records.get(key).map(Lazy::record)
     }
 
     /// All of them, ordered by key.
     pub fn records(&self) -> impl ExactSizeIterator<Item = &Record> {
-        self.records.values()
+        self.records.values().map(Lazy::record)
     }
 
     /// What was ignored when the file was read.
