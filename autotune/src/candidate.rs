@@ -163,9 +163,10 @@ mod tests {
     use tilewright_codegen::schedules::{Activations, Axis, Matmul};
 
     fn matmul(rows: u64) -> Matmul {
-        let x = Activations::F32 { stride: 256 };
+        let cols = 1024;
+        let x = Activations::F32 { stride: 4096 };
         let layout = Layout::Float(Store::F16);
-        Matmul { layout, rows, cols: 64, x, bias: false, residual: None, out_stride: rows * 4, max_tokens: 1 }
+        Matmul { layout, rows, cols, x, bias: false, residual: None, out_stride: rows * 4, max_tokens: 1 }
     }
 
     #[test]

@@ -187,9 +187,49 @@ impl Descent {
                 }
             }
             if lowest >= before * STEP {
-                return (at, lowest);
+                match self.diagonal(sizes, &at, lowest, known, cost) {
+                    Some(p) => {
+                        lowest = known[&p];
+                        at = p;
+                    }
+                    None => return (at, lowest),
+                }
             }
         }
+    }
+
+    /// A better neighbour on two axes at once: where two parameters depend on each other, no single step is one.
+    fn diagonal(
+        &self,
+        sizes: &[usize],
+        at: &Point,
+        lowest: f64,
+        known: &mut HashMap<Point, f64>,
+        cost: &mut dyn Cost,
+    ) -> Option<Point> {
+        let mut near = vec![];
+        for (i, j) in (0..sizes.len()).flat_map(|j| (0..j).map(move |i| (i, j))) {
+            for (di, dj) in [(-1, -1), (-1, 1), (1, -1), (1, 1)] {
+                let step = |axis: usize, d: isize| at[axis].checked_add_signed(d).filter(|v| *v < sizes[axis]);
+                if let (Some(a), Some(b)) = (step(i, di), step(j, dj)) {
+                    near.push(with(&with(at, i, a), j, b));
+                }
+            }
+        }
+        near.retain(|p| !known.contains_key(p));
+        for batch in near.chunks(BATCH - 1) {
+            if cost.is_over() {
+                return None;
+            }
+            for (p, c) in batch.iter().zip(cost.time(batch, self.samples)) {
+                known.insert(p.clone(), c.unwrap_or(f64::INFINITY));
+            }
+            let best = batch.iter().min_by(|a, b| known[*a].total_cmp(&known[*b]))?;
+            if known[best] < lowest * STEP {
+                return Some(best.clone());
+            }
+        }
+        None
     }
 
     fn cost_of(&self, p: &Point, known: &mut HashMap<Point, f64>, cost: &mut dyn Cost) -> f64 {
