@@ -70,17 +70,22 @@ pub fn hints(root: &Path) -> PathBuf {
     store::folder(root).join("hints")
 }
 
+/// The files of the lower layer with their content: hints under `root`, then what comes with the program.
+pub fn shipped(root: &Path) -> Result<Vec<(PathBuf, Vec<u8>)>, StoreError> {
+    let mut files = vec![];
+    for path in store::files(&hints(root))? {
+        let bytes = store::read(&path)?;
+        files.push((path, bytes));
+    }
+    let named = |(name, text): &(&str, &str)| (Path::new("autotune/records").join(name), text.as_bytes().to_vec());
+    files.extend(SHIPPED.iter().map(named));
+    Ok(files)
+}
+
 impl Layers {
     /// The layers of a machine: its records and hints under `root`, and what comes with the program.
     pub fn open(root: &Path, device: &Device, compiler: &str) -> Result<Layers, StoreError> {
-        let mut files = vec![];
-        for path in store::files(&hints(root))? {
-            let bytes = store::read(&path)?;
-            files.push((path, bytes));
-        }
-        for (name, text) in SHIPPED {
-            files.push((Path::new("autotune/records").join(name), text.as_bytes().to_vec()));
-        }
+        let files = shipped(root)?;
         Ok(Layers::new(Store::open(root, device, compiler)?, files))
     }
 
@@ -162,8 +167,8 @@ mod tests {
         let (root, device) = (tempfile::tempdir().expect("a folder"), Device::detect());
         let base = Record { device: device.id(), ..Record::example() };
         let other = |ns, date: &str| Record { device: "feed".into(), ns, date: date.into(), ..base.clone() };
-        let open = |files: &[&[Record]]| {
-            let text = |rs: &[Record]| rs.iter().map(|r| crate::line::write(r) + "\n").collect::<String>();
+        let open = |files: &[&[&Record]]| {
+            let text = |rs: &[&Record]| rs.iter().map(|r| crate::line::write(r) + "\n").collect::<String>();
             let files =
                 files.iter().enumerate().map(|(i, rs)| (PathBuf::from(i.to_string()), text(rs).into())).collect();
             Layers::new(Store::open(root.path(), &device, &base.compiler).expect("a store"), files)
@@ -171,12 +176,12 @@ mod tests {
         let (old, new) = (other(5.0, "2026-01-01T00:00:00Z"), other(6.0, "2026-02-01T00:00:00Z"));
         let found = |layers: &Layers| layers.get(&base.key()).map(|f| (f.record.ns, f.layer, f.measured_here));
         assert_eq!(found(&open(&[])), None);
-        assert_eq!(found(&open(&[&[new.clone()], &[old.clone()]])), Some((6.0, Layer::Shipped, false)));
+        assert_eq!(found(&open(&[&[&new], &[&old]])), Some((6.0, Layer::Shipped, false)));
         // Of this device, though older and slower.
         let here = Record { ns: 9.0, date: "2025-01-01T00:00:00Z".into(), ..base.clone() };
-        assert_eq!(found(&open(&[&[here.clone()], &[new.clone()]])), Some((9.0, Layer::Shipped, true)));
+        assert_eq!(found(&open(&[&[&here], &[&new]])), Some((9.0, Layer::Shipped, true)));
         let stale = Record { compiler: "older".into(), ..here.clone() };
-        let mut layers = open(&[&[stale, here.clone()]]);
+        let mut layers = open(&[&[&stale, &here]]);
         assert_eq!(layers.warnings().map(|w| w.compiler).collect::<Vec<_>>(), [1]);
         layers.user.append(&Record { ns: 30.0, ..base.clone() }).expect("a record");
         assert_eq!(found(&layers), Some((30.0, Layer::User, true)));

@@ -1,13 +1,14 @@
 //! Tuning: statistics of timings, how fast this machine reads memory, and the records of what was found.
 //!
 //! Spaces are declared by the schedules of `tilewright-codegen`. A search ends in a [`record::Record`]; [`store`] keeps
-//! those of one machine, [`layers`] adds those that come with the program. See `docs/tuning.md`.
+//! those of one machine, [`layers`] adds those that come with the program, [`exchange`] moves them. See `docs/tuning.md`.
 #![deny(unsafe_code)]
 
 pub mod bandwidth;
 pub mod candidate;
 pub mod check;
 mod error;
+pub mod exchange;
 pub mod fingerprint;
 pub mod layers;
 pub mod line;

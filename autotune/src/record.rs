@@ -42,6 +42,44 @@ impl Key {
         let text = format!("{}\n{}\n{}", self.op, self.target, self.threads);
         blake3::hash(text.as_bytes()).to_hex()[..8].to_string()
     }
+
+    /// The operation for a table: without what is in brackets, and without what is absent. A layout of weights becomes the
+    /// widths of its planes of bits, `q4` or `q4+1`; [`Key::id`] tells apart what then looks alike.
+    ///
+    /// ```
+    /// use tilewright_autotune::record::Key;
+    /// let op = "matmul Quant(Layout { planes: [4, 1], min: None }) m576 xQ8 biasfalse ysNone resSome(2304)";
+    /// let key = Key { op: op.into(), target: "x86-64-v3".into(), threads: 1 };
+    /// assert_eq!(key.short(), "matmul q4+1 m576 xQ8 resSome");
+    /// ```
+    pub fn short(&self) -> String {
+        let (mut out, mut inner, mut depth) = (String::new(), String::new(), 0usize);
+        // The space ends a bracket that nothing follows.
+        for c in self.op.chars().chain([' ']) {
+            match c {
+                '(' | '{' | '[' => depth += 1,
+                ')' | '}' | ']' => depth = depth.saturating_sub(1),
+                c if depth == 0 => {
+                    if let Some(width) = width(&std::mem::take(&mut inner)) {
+                        let name = out.rfind(' ').map_or(0, |i| i + 1);
+                        out.replace_range(name.., &width);
+                    }
+                    out.push(c);
+                    continue;
+                }
+                _ => {}
+            }
+            inner.push(c);
+        }
+        let absent = |w: &&str| !(w.ends_with("None") || w.ends_with("false"));
+        out.split_whitespace().filter(absent).collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// `q4+1` of `.. planes: [4, 1] ..`.
+fn width(layout: &str) -> Option<String> {
+    let planes = layout.split_once("planes: [")?.1.split_once(']')?.0;
+    Some(format!("q{}", planes.replace(", ", "+")))
 }
 
 impl fmt::Display for Key {
@@ -242,7 +280,8 @@ mod tests {
 
     #[test]
     fn what_cannot_be_believed() {
-        let cases: [(fn(&mut Record), &str); 7] = [
+        type Spoil = fn(&mut Record);
+        let cases: [(Spoil, &str); 7] = [
             (|r| r.ns = 0.0, "`ns` is 0"),
             (|r| r.error = f64::INFINITY, "`error` is inf"),
             (|r| r.op = "a\nb".into(), "`op`"),

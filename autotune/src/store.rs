@@ -127,6 +127,11 @@ pub fn folder(root: &Path) -> PathBuf {
     root.join("records")
 }
 
+/// The file of a device's records under `root`.
+pub fn file(root: &Path, device: &str) -> PathBuf {
+    folder(root).join(format!("{device}.jsonl"))
+}
+
 /// The files of records in a folder, by name; none if there is no such folder.
 pub fn files(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
     let io = |source| StoreError::Io { path: folder.to_path_buf(), source };
@@ -214,7 +219,7 @@ impl Store {
     /// [`Store::append`].
     pub fn open(root: &Path, device: &Device, compiler: &str) -> Result<Store, StoreError> {
         let device = device.id();
-        let path = folder(root).join(format!("{device}.jsonl"));
+        let path = file(root, &device);
         let warnings = Warnings::of(&path);
         let mut store = Store { path, device, compiler: compiler.into(), records: BTreeMap::new(), warnings };
         store.reload()?;

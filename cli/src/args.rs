@@ -23,7 +23,8 @@ pub fn with_environment(command: Command) -> Command {
                     arg.env(&*Box::leak(name.into_boxed_str())).hide_env(true)
                 }
             });
-            sub.after_help(crate::exit::help())
+            // Verbs of verbs, as `cache` has them.
+            with_environment(sub).after_help(crate::exit::help())
         })
     })
 }

@@ -7,6 +7,7 @@
 mod args;
 mod bench;
 mod build;
+mod cache;
 mod chat;
 mod completions;
 mod doctor;
@@ -60,6 +61,8 @@ enum Verb {
     Perplexity(perplexity::Args),
     /// Tokens a second, in llama-bench's form
     Bench(bench::Args),
+    /// What tuning found: list, show, check, compare, exchange and clear its records
+    Cache(cache::Args),
     /// Print a completion script for a shell
     Completions(completions::Args),
 }
@@ -77,6 +80,7 @@ fn dispatch(verb: Verb) -> anyhow::Result<()> {
         Verb::Logits(a) => logits::run(a),
         Verb::Perplexity(a) => perplexity::run(a),
         Verb::Bench(a) => bench::run(a),
+        Verb::Cache(a) => cache::run(a),
         Verb::Completions(a) => completions::run(a, &mut command()),
     }
 }
