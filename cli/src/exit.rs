@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::error::Error;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
+use tilewright_autotune::TuneError;
 use tilewright_autotune::exchange::ExchangeError;
 use tilewright_autotune::store::StoreError;
 use tilewright_codegen::target::TargetError;
@@ -142,6 +143,9 @@ fn driver(e: &DriverError) -> u8 {
         DriverError::Lower(_) | DriverError::Pack { .. } | DriverError::Plan(_) => MODEL,
         DriverError::Pass(PassError::Unknown { .. } | PassError::Dump(_)) => USAGE,
         DriverError::Artifact(e) => e.exit_code(),
+        DriverError::Records(e) => store(e),
+        DriverError::Tune(TuneError::Machine { .. }) => DEVICE,
+        DriverError::Tune(TuneError::Memory { .. }) => MEMORY,
         _ => RUNTIME,
     }
 }

@@ -9,7 +9,8 @@ use memmap2::Mmap;
 
 use super::hash::{SEGMENT_BYTES, first_difference};
 use super::{
-    CHAT_TEMPLATE, FileEntry, GRAPH, KERNELS, MANIFEST, Manifest, PLAN, TOKENIZER, WEIGHTS, is_kernels, missing_features,
+    CHAT_TEMPLATE, FileEntry, GRAPH, KERNELS, MANIFEST, Manifest, PLAN, TOKENIZER, WEIGHTS, is_kernels,
+    missing_features,
 };
 use crate::error::ArtifactError;
 use crate::loader::Kernels;
