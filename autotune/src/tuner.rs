@@ -64,17 +64,17 @@ pub enum Level {
 impl Level {
     fn search(self, points: usize, seed: u64, start: Option<Point>) -> Box<dyn Search> {
         match (self, points) {
-            (Level::Quick, ..=100) => Box::new(Halving { samples: 2 }),
-            (Level::Quick, _) => Box::new(Descent { samples: 3, restarts: 2, seed, start }),
+            (Level::Quick, ..=100) => Box::new(Halving { samples: 4 }),
+            (Level::Quick, _) => Box::new(Descent { samples: 6, restarts: 2, seed, start }),
             (Level::Full, ..=32) => Box::new(Exhaustive { samples: 15 }),
-            (Level::Full, ..=400) => Box::new(Halving { samples: 4 }),
+            (Level::Full, ..=400) => Box::new(Halving { samples: 8 }),
             (Level::Full, _) => Box::new(Descent { samples: 7, restarts: 8, seed, start }),
         }
     }
 
     /// Samples of the last comparison.
     fn last(self) -> usize {
-        if self == Level::Quick { 15 } else { 41 }
+        if self == Level::Quick { 31 } else { 101 }
     }
 }
 
@@ -269,14 +269,14 @@ impl<'a> Bench<'a> {
         let is_usable = |p: &&Point| **p != self.default && self.entries[*p].is_ok();
         let usable: Vec<Point> = points.iter().filter(is_usable).cloned().collect();
         let timings = self.measure(&usable, samples, self.deadline)?;
-        let default = timings[0].ns();
+        let default = timings[0].low();
         let mut rest = timings[1..].iter();
         let mut cost = |p: &Point| {
             if *p == self.default {
                 return Some(1.0);
             }
             self.entries[p].as_ref().ok()?;
-            rest.next().map(|t| t.ns() / default)
+            rest.next().map(|t| t.low() / default)
         };
         Ok(points.iter().map(&mut cost).collect())
     }

@@ -41,10 +41,15 @@ pub struct Args {
     json: bool,
 }
 
+/// Load a core above which it is said.
+const BUSY: f64 = 0.5;
+
 /// Name of a row: the label of the first call, and how many tokens it is for.
 fn name(o: &Operation) -> String {
     let tokens = if o.tokens == 1 { "1 token".to_string() } else { format!("{} tokens", o.tokens) };
-    format!("{}, {tokens}", o.label)
+    // Products of several weights have long names.
+    let label: String = o.label.chars().take(32).collect();
+    format!("{label}, {tokens}")
 }
 
 fn row(out: &mut impl Write, o: &Operation, outcome: &Outcome) -> std::io::Result<()> {
@@ -53,7 +58,7 @@ fn row(out: &mut impl Write, o: &Operation, outcome: &Outcome) -> std::io::Resul
     let share = if r.floor_ns > 0.0 { format!("{:.0} %", 100.0 * r.floor_ns / r.ns) } else { "-".into() };
     writeln!(
         out,
-        "{:<40} {:>10.1} {:>10.1} {:>5.2} x {share:>8} {:>6}  {} {}{}",
+        "{:<44} {:>10.1} {:>10.1} {:>5.2} x {share:>8} {:>6}  {} {}{}",
         name(o),
         r.default_ns / 1e3,
         r.ns / 1e3,
@@ -98,6 +103,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             TuneEvent::Start(count, ignored) => {
                 ignored.iter().for_each(|w| eprintln!("warning: {w}"));
                 eprintln!("{count} kernels for {} with {} thread(s)", options.target.name, options.threads);
+                if let Some(load) = system::load().filter(|l| *l > BUSY * system::cores() as f64) {
+                    eprintln!("warning: other programs are busy (load {load:.1}); times will be less certain");
+                }
                 if args.json { Ok(()) } else { header(&mut out) }
             }
             TuneEvent::Done(o, outcome) if args.json => writeln!(out, "{}", object(o, outcome)),
@@ -119,5 +127,5 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 
 fn header(out: &mut impl Write) -> std::io::Result<()> {
     let (kernel, default, best) = ("kernel", "default us", "best us");
-    writeln!(out, "{kernel:<40} {default:>10} {best:>10}    gain roofline  tried  choice")
+    writeln!(out, "{kernel:<44} {default:>10} {best:>10}    gain roofline  tried  choice")
 }
