@@ -96,18 +96,23 @@ fn good(path: &Path, bytes: &[u8]) -> (Vec<Record>, Option<Warnings>) {
     (records, Some(warnings).filter(|w| !w.is_empty()))
 }
 
-/// Everything `device` knows, one record a key: its own, else one of the lower layer. Of any compiler, so that a person can
-/// see what the next build will not use.
-pub fn known(root: &Path, device: &str) -> Result<(Vec<(Record, Layer)>, Vec<Warnings>), StoreError> {
-    let (mut known, mut ignored) = (BTreeMap::new(), vec![]);
+/// A record and where it is from.
+pub type Row = (Record, Layer);
+
+/// Everything `device` knows, one record a key: its own, else one of the lower layer as [`layers::Layers`] chooses it. Of
+/// any compiler, so that a person can see what the next build will not use.
+pub fn known(root: &Path, device: &str) -> Result<(Vec<Row>, Vec<Warnings>), StoreError> {
     let own = store::file(root, device);
-    let lower = layers::shipped(root)?.into_iter().map(|(p, b)| (p, b, Layer::Shipped));
-    let own = (own.clone(), store::read(&own)?, Layer::User);
-    for (path, bytes, layer) in lower.chain([own]) {
+    let (mine, warnings) = good(&own, &store::read(&own)?);
+    let (mut lower, mut ignored) = (vec![], Vec::from_iter(warnings));
+    for (path, bytes) in layers::shipped(root)? {
         let (records, warnings) = good(&path, &bytes);
-        known.extend(records.into_iter().map(|r| (r.key(), (r, layer))));
+        lower.extend(records);
         ignored.extend(warnings);
     }
+    lower.sort_by_cached_key(|r| layers::worth(r, device));
+    let rows = lower.into_iter().map(|r| (r, Layer::Shipped)).chain(mine.into_iter().map(|r| (r, Layer::User)));
+    let known: BTreeMap<Key, Row> = rows.map(|row| (row.0.key(), row)).collect();
     Ok((known.into_values().collect(), ignored))
 }
 
