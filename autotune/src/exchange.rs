@@ -111,7 +111,10 @@ pub fn known(root: &Path, device: &str) -> Result<(Vec<Row>, Vec<Warnings>), Sto
         ignored.extend(warnings);
     }
     lower.sort_by_cached_key(|r| layers::worth(r, device));
-    let rows = lower.into_iter().map(|r| (r, Layer::Shipped)).chain(mine.into_iter().map(|r| (r, Layer::User)));
+    let rows = lower
+        .into_iter()
+        .map(|r| (r, Layer::Shipped))
+        .chain(mine.into_iter().filter(|r| r.device == device).map(|r| (r, Layer::User)));
     let known: BTreeMap<Key, Row> = rows.map(|row| (row.0.key(), row)).collect();
     Ok((known.into_values().collect(), ignored))
 }
@@ -213,15 +216,15 @@ pub struct Merged {
     pub elsewhere: usize,
 }
 
-/// Records of different compilers are different: one's time says nothing of the other's kernel.
-fn identity(r: &Record) -> (Key, String) {
-    (r.key(), r.compiler.clone())
+/// Records of different compilers or machines are different: one's time says nothing of the other's.
+fn identity(r: &Record) -> (Key, String, String) {
+    (r.key(), r.compiler.clone(), r.device.clone())
 }
 
 /// Takes over what `source` has of this `device` that is new or faster. Lines that are bad, and records of other
 /// machines, are left out and counted.
 pub fn merge(root: &Path, device: &str, source: &Path) -> Result<(Merged, Vec<Warnings>), ExchangeError> {
-    let (records, warnings) = latest(&named(source)?, |r| (r.device.clone(), identity(r)))?;
+    let (records, warnings) = latest(&named(source)?, identity)?;
     let (ours, others): (Vec<_>, Vec<_>) = records.into_values().partition(|r| r.device == device);
     let mut merged = Merged { elsewhere: others.len(), ..Merged::default() };
     unite(&store::file(root, device), ours, &mut merged)?;
@@ -236,7 +239,7 @@ pub fn import(root: &Path, device: &str, source: &Path, as_hint: bool) -> Result
             return Err(ExchangeError::Damaged { path, line, fault });
         }
     }
-    let (records, _) = latest(&named(source)?, |r| (r.device.clone(), identity(r)))?;
+    let (records, _) = latest(&named(source)?, identity)?;
     if records.is_empty() {
         return Err(ExchangeError::Empty { path: source.into() });
     }
@@ -278,7 +281,8 @@ fn unite(path: &Path, records: Vec<Record>, merged: &mut Merged) -> Result<(), S
 /// The latest records of a device as the content of a file, ordered by key, so that equal stores give equal bytes.
 pub fn export(root: &Path, device: &str) -> Result<(String, usize, Vec<Warnings>), ExchangeError> {
     let path = store::file(root, device);
-    let (records, warnings) = latest(std::slice::from_ref(&path), identity)?;
+    let (mut records, warnings) = latest(std::slice::from_ref(&path), identity)?;
+    records.retain(|_, r| r.device == device);
     if records.is_empty() {
         return Err(ExchangeError::Empty { path });
     }
