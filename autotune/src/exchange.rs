@@ -96,18 +96,26 @@ fn good(path: &Path, bytes: &[u8]) -> (Vec<Record>, Option<Warnings>) {
     (records, Some(warnings).filter(|w| !w.is_empty()))
 }
 
-/// Everything `device` knows, one record a key: its own, else one of the lower layer. Of any compiler, so that a person can
-/// see what the next build will not use.
-pub fn known(root: &Path, device: &str) -> Result<(Vec<(Record, Layer)>, Vec<Warnings>), StoreError> {
-    let (mut known, mut ignored) = (BTreeMap::new(), vec![]);
+/// A record and where it is from.
+pub type Row = (Record, Layer);
+
+/// Everything `device` knows, one record a key: its own, else one of the lower layer as [`layers::Layers`] chooses it. Of
+/// any compiler, so that a person can see what the next build will not use.
+pub fn known(root: &Path, device: &str) -> Result<(Vec<Row>, Vec<Warnings>), StoreError> {
     let own = store::file(root, device);
-    let lower = layers::shipped(root)?.into_iter().map(|(p, b)| (p, b, Layer::Shipped));
-    let own = (own.clone(), store::read(&own)?, Layer::User);
-    for (path, bytes, layer) in lower.chain([own]) {
+    let (mine, warnings) = good(&own, &store::read(&own)?);
+    let (mut lower, mut ignored) = (vec![], Vec::from_iter(warnings));
+    for (path, bytes) in layers::shipped(root)? {
         let (records, warnings) = good(&path, &bytes);
-        known.extend(records.into_iter().map(|r| (r.key(), (r, layer))));
+        lower.extend(records);
         ignored.extend(warnings);
     }
+    lower.sort_by_cached_key(|r| layers::worth(r, device));
+    let rows = lower
+        .into_iter()
+        .map(|r| (r, Layer::Shipped))
+        .chain(mine.into_iter().filter(|r| r.device == device).map(|r| (r, Layer::User)));
+    let known: BTreeMap<Key, Row> = rows.map(|row| (row.0.key(), row)).collect();
     Ok((known.into_values().collect(), ignored))
 }
 
@@ -208,15 +216,15 @@ pub struct Merged {
     pub elsewhere: usize,
 }
 
-/// Records of different compilers are different: one's time says nothing of the other's kernel.
-fn identity(r: &Record) -> (Key, String) {
-    (r.key(), r.compiler.clone())
+/// Records of different compilers or machines are different: one's time says nothing of the other's.
+fn identity(r: &Record) -> (Key, String, String) {
+    (r.key(), r.compiler.clone(), r.device.clone())
 }
 
 /// Takes over what `source` has of this `device` that is new or faster. Lines that are bad, and records of other
 /// machines, are left out and counted.
 pub fn merge(root: &Path, device: &str, source: &Path) -> Result<(Merged, Vec<Warnings>), ExchangeError> {
-    let (records, warnings) = latest(&named(source)?, |r| (r.device.clone(), identity(r)))?;
+    let (records, warnings) = latest(&named(source)?, identity)?;
     let (ours, others): (Vec<_>, Vec<_>) = records.into_values().partition(|r| r.device == device);
     let mut merged = Merged { elsewhere: others.len(), ..Merged::default() };
     unite(&store::file(root, device), ours, &mut merged)?;
@@ -231,7 +239,7 @@ pub fn import(root: &Path, device: &str, source: &Path, as_hint: bool) -> Result
             return Err(ExchangeError::Damaged { path, line, fault });
         }
     }
-    let (records, _) = latest(&named(source)?, |r| (r.device.clone(), identity(r)))?;
+    let (records, _) = latest(&named(source)?, identity)?;
     if records.is_empty() {
         return Err(ExchangeError::Empty { path: source.into() });
     }
@@ -273,7 +281,8 @@ fn unite(path: &Path, records: Vec<Record>, merged: &mut Merged) -> Result<(), S
 /// The latest records of a device as the content of a file, ordered by key, so that equal stores give equal bytes.
 pub fn export(root: &Path, device: &str) -> Result<(String, usize, Vec<Warnings>), ExchangeError> {
     let path = store::file(root, device);
-    let (records, warnings) = latest(std::slice::from_ref(&path), identity)?;
+    let (mut records, warnings) = latest(std::slice::from_ref(&path), identity)?;
+    records.retain(|_, r| r.device == device);
     if records.is_empty() {
         return Err(ExchangeError::Empty { path });
     }

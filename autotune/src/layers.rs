@@ -18,7 +18,6 @@ use crate::fingerprint::Device;
 use crate::line::{Fault, Lazy};
 use crate::record::{Key, Record};
 use crate::store::{self, Store, StoreError, Warnings};
-use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -70,6 +69,11 @@ pub fn hints(root: &Path) -> PathBuf {
     store::folder(root).join("hints")
 }
 
+/// What orders shipped records of one key on `device`: those of this device last, then by date.
+pub(crate) fn worth(r: &Record, device: &str) -> (bool, String) {
+    (r.device == device, r.date.clone())
+}
+
 /// The files of the lower layer with their content: hints under `root`, then what comes with the program.
 pub fn shipped(root: &Path) -> Result<Vec<(PathBuf, Vec<u8>)>, StoreError> {
     let mut files = vec![];
@@ -106,12 +110,11 @@ impl Layers {
         layers
     }
 
-    /// Keeps a shipped record unless a better one of its key is there: of this device, then the later one.
+    /// Keeps a shipped record unless one worth more is there.
     fn ship(&mut self, r: Lazy) {
-        let device = self.user.device();
-        let worth = |r: &Lazy| (r.head().device == device, r.head().date.clone());
-        let key = r.head().key();
-        let better = self.shipped.get(&key).is_none_or(|old| worth(old).cmp(&worth(&r)) != Ordering::Greater);
+        let (key, device) = (r.head().key(), self.user.device());
+        let mine = worth(r.head(), device);
+        let better = self.shipped.get(&key).is_none_or(|old| worth(old.head(), device) <= mine);
         if better {
             self.shipped.insert(key, r);
         }

@@ -17,7 +17,7 @@
 
 use crate::fingerprint::Device;
 use crate::line::{self, Fault, Lazy};
-use crate::record::{Key, Record};
+use crate::record::{Key, Record, SCHEMA};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
@@ -170,7 +170,11 @@ pub fn lines(bytes: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
 
 /// Puts a record at the end of a file, which is made if need be, with one `write`.
 pub fn append(path: &Path, record: &Record) -> Result<(), StoreError> {
-    record.check().map_err(|why| StoreError::Refused { key: record.key(), fault: Fault::Content(why) })?;
+    let refused = |fault| StoreError::Refused { key: record.key(), fault };
+    if record.schema != SCHEMA {
+        return Err(refused(Fault::Schema(record.schema)));
+    }
+    record.check().map_err(|why| refused(Fault::Content(why)))?;
     let io = |source| StoreError::Io { path: path.to_path_buf(), source };
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder).map_err(|source| StoreError::Io { path: folder.to_path_buf(), source })?;

@@ -8,9 +8,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use tilewright_autotune::exchange::{self, ExchangeError};
+use tilewright_autotune::exchange::{self, ExchangeError, Row};
 use tilewright_autotune::fingerprint::Device;
-use tilewright_autotune::layers::Layer;
 use tilewright_autotune::record::Record;
 use tilewright_autotune::store::{self, Warnings};
 use tilewright_driver::Cache;
@@ -65,9 +64,6 @@ enum What {
         yes: bool,
     },
 }
-
-/// A record and where it is from.
-type Row = (Record, Layer);
 
 fn rows(root: &Path, device: &str) -> anyhow::Result<Vec<Row>> {
     let (rows, warnings) = exchange::known(root, device)?;
