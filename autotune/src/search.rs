@@ -164,11 +164,8 @@ impl Descent {
         let mut lowest = self.cost_of(&at, known, cost);
         loop {
             let before = lowest;
-            for axis in 0..sizes.len() {
-                if sizes[axis] < 2 {
-                    continue;
-                }
-                let line: Vec<Point> = (0..sizes[axis]).map(|i| with(&at, axis, i)).collect();
+            for (axis, &size) in sizes.iter().enumerate().filter(|(_, n)| **n > 1) {
+                let line: Vec<Point> = (0..size).map(|i| with(&at, axis, i)).collect();
                 if line.iter().any(|p| !known.contains_key(p)) {
                     if cost.is_over() {
                         return (at, lowest);

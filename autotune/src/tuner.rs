@@ -286,7 +286,12 @@ impl<'a> Bench<'a> {
         let rivals = if found == self.default { vec![] } else { vec![found.clone()] };
         // It decides, so it gets its time even where the budget is spent.
         let until = self.deadline.max(Instant::now() + Duration::from_millis(500));
-        let timings = self.measure(&rivals, self.tuner.level.last(), until)?;
+        let mut timings = self.measure(&rivals, self.tuner.level.last(), until)?;
+        // Noise that favours one for a while is there; for twice that while it rarely is.
+        if timings.get(1).is_some_and(|t| is_faster(t, &timings[0])) {
+            let until = self.deadline.max(Instant::now() + Duration::from_millis(500));
+            timings = self.measure(&rivals, self.tuner.level.last(), until)?;
+        }
         let default = &timings[0];
         let (winner, point) = match timings.get(1) {
             Some(t) if is_faster(t, default) => (t, found),
@@ -341,7 +346,9 @@ impl Cost for Bench<'_> {
 /// Whether the difference is more than noise and worth a record.
 fn is_faster(rival: &Timing, default: &Timing) -> bool {
     let (ratio, error) = rival.ratio(default);
-    1.0 - ratio > MARGIN.max(SURE * error) && rival.ns() < default.ns()
+    // The lower quartiles too: a median moves when other programs hold the cores more than half of the time.
+    let quiet = rival.low() < (1.0 - MARGIN) * default.low();
+    1.0 - ratio > MARGIN.max(SURE * error) && quiet && rival.ns() < default.ns()
 }
 
 fn compile(candidates: &Candidates<'_>, p: &Point, target: &Target) -> Result<Code, Rejected> {
@@ -372,6 +379,10 @@ mod tests {
         // Faster in the middle, but all over the place.
         let wild = timing((0..15).map(|i| [40.0, 90.0, 180.0][i % 3]));
         assert!(!is_faster(&wild, &base), "noise");
+        // Disturbed most of the time, equal when not.
+        let disturbed = timing((0..15).map(|i| if i % 3 == 0 { 95.0 } else { 170.0 }));
+        let calm = timing((0..15).map(|i| if i % 3 == 0 { 97.0 } else { 96.0 }));
+        assert!(!is_faster(&calm, &disturbed), "the default was disturbed");
     }
 
     #[test]
