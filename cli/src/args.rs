@@ -6,7 +6,7 @@ use clap::{Command, ValueEnum};
 use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use tilewright_codegen::target::Target;
-use tilewright_driver::{BuildOptions, Cache};
+use tilewright_driver::{BuildOptions, Cache, TuneMode};
 use tilewright_passes::Activations;
 use tilewright_runtime::artifact::{self, OpenOptions};
 use tilewright_runtime::sampler::SamplerParams;
@@ -24,7 +24,8 @@ pub fn with_environment(command: Command) -> Command {
                     arg.env(&*Box::leak(name.into_boxed_str())).hide_env(true)
                 }
             });
-            sub.after_help(crate::exit::help())
+            // Verbs of verbs, as `cache` has them.
+            with_environment(sub).after_help(crate::exit::help())
         })
     })
 }
@@ -71,11 +72,41 @@ pub struct CompileArgs {
     /// Folder of built artifacts [default: compile-model in the platform's cache folder]
     #[arg(long, value_name = "FOLDER")]
     cache_dir: Option<PathBuf>,
+    /// Records of tuning: use none, use those there are, or make what is missing, which takes minutes
+    #[arg(long, value_enum, default_value = "cached")]
+    tune: Tune,
+    /// Fail where an operation has no record
+    #[arg(long)]
+    frozen: bool,
+}
+
+/// What to do about records of tuning.
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+pub enum Tune {
+    /// Defaults of the schedules
+    Off,
+    /// The records there are
+    Cached,
+    /// Make missing ones, a minute or two
+    Quick,
+    /// Make missing ones, thoroughly
+    Full,
 }
 
 impl CompileArgs {
     pub fn options(&self) -> anyhow::Result<BuildOptions> {
+        if self.frozen && self.tune == Tune::Off {
+            return Err(usage("--frozen asks for records and --tune off for none"));
+        }
         let mut options = BuildOptions::for_host()?;
+        options.frozen = self.frozen;
+        options.records = Some(self.cache()?.root().to_path_buf());
+        options.tune = match self.tune {
+            Tune::Off => TuneMode::Off,
+            Tune::Cached => TuneMode::Cached,
+            Tune::Quick => TuneMode::Quick,
+            Tune::Full => TuneMode::Full,
+        };
         if let Some(name) = &self.target {
             options.target = Target::get(name)?;
         }

@@ -31,6 +31,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     }
     let mut options = args.compile.options()?;
     options.ctx = args.ctx_size;
+    let options = open::tuned(path, &options)?;
     let out = match &args.out {
         Some(out) => out.clone(),
         None => args.compile.cache()?.path(path, &options)?,

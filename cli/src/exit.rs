@@ -4,6 +4,9 @@ use std::cell::RefCell;
 use std::error::Error;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
+use tilewright_autotune::TuneError;
+use tilewright_autotune::exchange::ExchangeError;
+use tilewright_autotune::store::StoreError;
 use tilewright_codegen::target::TargetError;
 use tilewright_driver::DriverError;
 use tilewright_models::model::ModelError;
@@ -25,8 +28,8 @@ pub const CODES: &[(u8, &str)] = &[
     (OK, "done"),
     (RUNTIME, "failed while working: input, output, or a bug"),
     (USAGE, "wrong usage"),
-    (MODEL, "the model or artifact is damaged or not supported"),
-    (DEVICE, "the artifact is for another machine or version"),
+    (MODEL, "the model, artifact or file of records is damaged or not supported"),
+    (DEVICE, "the artifact or record is for another machine or version"),
     (MEMORY, "out of memory"),
     (INTERRUPTED, "interrupted"),
 ];
@@ -116,6 +119,12 @@ fn code_of(e: &(dyn Error + 'static)) -> Option<u8> {
     if let Some(e) = e.downcast_ref::<RunError>() {
         return Some(e.exit_code());
     }
+    if let Some(e) = e.downcast_ref::<ExchangeError>() {
+        return Some(exchange(e));
+    }
+    if let Some(e) = e.downcast_ref::<StoreError>() {
+        return Some(store(e));
+    }
     if let Some(e) = e.downcast_ref::<TargetError>() {
         return Some(target(e));
     }
@@ -134,6 +143,9 @@ fn driver(e: &DriverError) -> u8 {
         DriverError::Lower(_) | DriverError::Pack { .. } | DriverError::Plan(_) => MODEL,
         DriverError::Pass(PassError::Unknown { .. } | PassError::Dump(_)) => USAGE,
         DriverError::Artifact(e) => e.exit_code(),
+        DriverError::Records(e) => store(e),
+        DriverError::Tune(TuneError::Machine { .. }) => DEVICE,
+        DriverError::Tune(TuneError::Memory { .. }) => MEMORY,
         _ => RUNTIME,
     }
 }
@@ -144,6 +156,18 @@ fn model(e: &ModelError) -> u8 {
 
 fn file(e: &tilewright_models::error::Error) -> u8 {
     if matches!(e, tilewright_models::error::Error::Io { .. }) { RUNTIME } else { MODEL }
+}
+
+fn exchange(e: &ExchangeError) -> u8 {
+    match e {
+        ExchangeError::Store(e) => store(e),
+        ExchangeError::Damaged { .. } | ExchangeError::Empty { .. } | ExchangeError::Bad { .. } => MODEL,
+        ExchangeError::Elsewhere { .. } => DEVICE,
+    }
+}
+
+fn store(e: &StoreError) -> u8 {
+    if matches!(e, StoreError::TooLarge { .. }) { MODEL } else { RUNTIME }
 }
 
 fn target(e: &TargetError) -> u8 {

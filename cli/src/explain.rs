@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::io::Write;
 use tilewright_autotune::bandwidth::{self, Bandwidth};
-use tilewright_driver::compile;
+use tilewright_driver::{Progress, compile};
 use tilewright_ir::graph::{Dim, Graph, Weight, parse};
 use tilewright_models::format::FormatSet;
 use tilewright_models::model::Model;
@@ -60,8 +60,13 @@ impl Decided {
                 graph,
             });
         }
-        let options = args.compile.options()?;
-        let compiled = compile(&Model::open(path)?, &options, &mut |_| {})?;
+        let options = open::tuned(path, &args.compile.options()?)?;
+        let mut warn = |p: Progress<'_>| {
+            if let Progress::Warning(text) = p {
+                eprintln!("warning: {text}");
+            }
+        };
+        let compiled = compile(&Model::open(path)?, &options, &mut warn)?;
         let (choices, plan, graph) = (compiled.choices, compiled.plan, compiled.graph);
         Ok(Decided { target: options.target.name, choices, plan, graph })
     }
@@ -124,6 +129,27 @@ fn plain(v: &Value) -> String {
     }
 }
 
+/// Why a kernel has its parameters: its record, or that there is none.
+fn reason(why: &Value) -> String {
+    let n = |key: &str| why[key].as_f64().unwrap_or(0.0);
+    let word = |key: &str| why[key].as_str().unwrap_or("?");
+    if why["from"] == "default" {
+        return format!("default of the schedule ({})", word("reason"));
+    }
+    let floor = n("roofline");
+    let share = if floor > 0.0 { format!(", {:.0} % of the roofline", floor * 100.0) } else { String::new() };
+    format!(
+        "{} record of {}: {:.1} us, {:.2} x the default ({:.1} us){share}; {} tried, {} rejected",
+        word("from"),
+        word("date").split('T').next().unwrap_or("?"),
+        n("us"),
+        n("gain"),
+        n("default_us"),
+        n("tried"),
+        n("rejected"),
+    )
+}
+
 fn text(d: &Decided, rate: &Bandwidth, args: &Args) -> String {
     let plan = &d.plan;
     let mut text = format!("{} ({}) for {}\n\n", plan.model.name, plan.model.arch, d.target);
@@ -134,8 +160,8 @@ fn text(d: &Decided, rate: &Bandwidth, args: &Args) -> String {
     for (name, rewrites, why) in d.of_kind("pass") {
         let _ = writeln!(text, "  {name:<20} {rewrites:>5}  {why}");
     }
-    let params: HashMap<&str, (String, String)> =
-        d.of_kind("kernel").into_iter().map(|(n, p, w)| (n, (p, w))).collect();
+    let kernels: HashMap<&str, &Choice> =
+        d.choices.iter().filter_map(|c| Some((c.what.strip_prefix("kernel ")?, c))).collect();
     for program in &plan.programs {
         let _ = writeln!(text, "\nkernels of the program for up to {} token(s)", program.max_tokens);
         for (name, row) in kernel_rows(plan, &d.graph, program) {
@@ -143,10 +169,8 @@ fn text(d: &Decided, rate: &Bandwidth, args: &Args) -> String {
             let types = row.types.keys().cloned().collect::<Vec<_>>().join(", ");
             let _ =
                 writeln!(text, "  {name:<16} {:>3} calls {:>9}  {what}  {types}", row.calls, system::human(row.bytes));
-            if let Some((params, why)) = params.get(name.as_str()) {
-                // What follows the colon repeats the shapes in the schedule's own words.
-                let why = why.split(": ").next().unwrap_or("");
-                let _ = writeln!(text, "  {:37} {params} - {why}", "");
+            if let Some(c) = kernels.get(name.as_str()) {
+                let _ = writeln!(text, "  {:37} {} - {}", "", plain(&c.choice), reason(&c.why));
             }
         }
     }

@@ -70,7 +70,7 @@ fn plain(v: &Value) -> String {
 }
 
 /// Columns as wide as their widest cell; the last one as it is.
-fn table(rows: &[Value]) -> String {
+pub fn table(rows: &[Value]) -> String {
     let Some(Value::Object(first)) = rows.first() else { return String::new() };
     let keys: Vec<&String> = first.keys().collect();
     let mut lines: Vec<Vec<String>> = vec![keys.iter().map(|k| k.replace('_', " ")).collect()];

@@ -7,6 +7,7 @@
 mod args;
 mod bench;
 mod build;
+mod cache;
 mod chat;
 mod completions;
 mod doctor;
@@ -25,6 +26,7 @@ mod progress;
 mod run;
 mod system;
 mod tokenize;
+mod tune;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::process::ExitCode;
@@ -44,6 +46,8 @@ enum Verb {
     Run(run::Args),
     /// Talk with a model through its chat template
     Chat(chat::Args),
+    /// Time kernels on this machine and keep what is best for a model
+    Tune(tune::Args),
     /// Show what a model file or an artifact holds: facts, tensors, graph, plan, kernels
     Inspect(inspect::Args),
     /// Say what the compiler chose, why, and what it costs against the floor of this machine
@@ -60,6 +64,8 @@ enum Verb {
     Perplexity(perplexity::Args),
     /// Tokens a second, in llama-bench's form
     Bench(bench::Args),
+    /// What tuning found: list, show, check, compare, exchange and clear its records
+    Cache(cache::Args),
     /// Print a completion script for a shell
     Completions(completions::Args),
 }
@@ -69,6 +75,7 @@ fn dispatch(verb: Verb) -> anyhow::Result<()> {
         Verb::Build(a) => build::run(a),
         Verb::Run(a) => run::run(a),
         Verb::Chat(a) => chat::run(a),
+        Verb::Tune(a) => tune::run(a),
         Verb::Inspect(a) => inspect::run(a),
         Verb::Explain(a) => explain::run(a),
         Verb::List(a) => list::run(a),
@@ -77,6 +84,7 @@ fn dispatch(verb: Verb) -> anyhow::Result<()> {
         Verb::Logits(a) => logits::run(a),
         Verb::Perplexity(a) => perplexity::run(a),
         Verb::Bench(a) => bench::run(a),
+        Verb::Cache(a) => cache::run(a),
         Verb::Completions(a) => completions::run(a, &mut command()),
     }
 }

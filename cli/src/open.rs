@@ -5,7 +5,7 @@ use crate::progress::BuildProgress;
 use crate::system::human;
 use std::path::Path;
 use std::sync::Arc;
-use tilewright_driver::{BuildOptions, build};
+use tilewright_driver::{BuildOptions, Progress, build};
 use tilewright_models::model::Model;
 use tilewright_models::tokenizer::TokenizerImport;
 use tilewright_runtime::artifact::{Artifact, MANIFEST, OpenOptions, TokenizerFacts};
@@ -33,7 +33,7 @@ pub fn artifact(model: &ModelArgs, compile: &CompileArgs, how: OpenOptions) -> a
     if is_artifact(path) {
         return Ok(Arc::new(Artifact::open_with(path, how)?));
     }
-    let options = compile.options()?;
+    let options = tuned(path, &compile.options()?)?;
     let target = compile.cache()?.path(path, &options)?;
     if is_artifact(&target) {
         match Artifact::open_with(&target, how) {
@@ -46,6 +46,16 @@ pub fn artifact(model: &ModelArgs, compile: &CompileArgs, how: OpenOptions) -> a
     }
     build_to(path, &target, &options)?;
     Ok(Arc::new(Artifact::open_with(&target, how)?))
+}
+
+/// Makes the records that are missing, if the options want that.
+pub fn tuned(path: &Path, options: &BuildOptions) -> anyhow::Result<BuildOptions> {
+    Ok(tilewright_driver::tuned(path, options, &mut |p| match p {
+        Progress::Stage(stage) => eprintln!("{stage} {} with {} thread(s)", path.display(), options.threads),
+        Progress::Tuned(what, gain) => eprintln!("  {what:<40} {gain:.2} x"),
+        Progress::Warning(text) => eprintln!("warning: {text}"),
+        Progress::Packed(..) => {}
+    })?)
 }
 
 /// Builds `path` into `target`, with progress and a closing line on stderr.

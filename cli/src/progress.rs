@@ -29,6 +29,9 @@ impl BuildProgress {
                 bar.set_position(done);
             }
             (Progress::Packed(..), None) => {}
+            (Progress::Warning(text), Some(bar)) => bar.suspend(|| eprintln!("warning: {text}")),
+            (Progress::Warning(text), None) => eprintln!("warning: {text}"),
+            (Progress::Tuned(what, gain), _) => eprintln!("  {what:<40} {gain:.2} x"),
         }
     }
 

@@ -30,6 +30,11 @@ pub fn cpu_name() -> String {
     name.map_or_else(|| std::env::consts::ARCH.to_string(), |n| n.trim_start_matches([' ', '\t', ':']).to_string())
 }
 
+/// Programs that want a core at the moment, this one among them; the average of the last minute.
+pub fn load() -> Option<f64> {
+    std::fs::read_to_string("/proc/loadavg").ok()?.split(' ').next()?.parse().ok()
+}
+
 /// Cores this process may use.
 pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)

@@ -3,6 +3,8 @@
 use thiserror::Error;
 use tilewright_ir::kernel::{Kernel, VerifyErrors};
 
+use crate::cranelift::Cranelift;
+use crate::x86::X86;
 use crate::target::Target;
 
 /// Turns kernels into machine code.
@@ -20,9 +22,31 @@ pub trait Backend: Sync {
     fn object(&self, kernels: &[Kernel], target: &Target) -> Result<Vec<u8>, CodegenError>;
 }
 
-/// All back ends, best first: the first whose [`Backend::check`] passes is the default.
+/// All back ends, best first: the first one that can compile a kernel is the default for it.
+///
+/// ```
+/// use tilewright_codegen::backend;
+/// assert!(backend::find("cranelift").is_some() && backend::find("pascal").is_none());
+/// ```
 pub fn all() -> &'static [&'static dyn Backend] {
-    &[&crate::x86::X86, &crate::cranelift::Cranelift]
+    &[&X86, &Cranelift]
+}
+
+/// The back end of that name.
+pub fn find(name: &str) -> Option<&'static dyn Backend> {
+    all().iter().copied().find(|b| b.name() == name)
+}
+
+/// The first back end that can compile `kernel` for `target`; what the first one lacks if there is none.
+pub fn default_for(kernel: &Kernel, target: &Target) -> Result<&'static dyn Backend, CodegenError> {
+    let mut why = None;
+    for &backend in all() {
+        match backend.check(kernel, target) {
+            Ok(()) => return Ok(backend),
+            Err(faults) => why = why.or(Some(faults)),
+        }
+    }
+    Err(CodegenError::Unsupported(why.unwrap_or_default()))
 }
 
 /// Something a back end cannot do.

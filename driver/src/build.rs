@@ -1,16 +1,18 @@
 //! The pipeline, stage by stage.
 
-use crate::DriverError;
+use crate::records::{Chooser, Chosen};
+use crate::tune::Operation;
+use crate::{DriverError, TuneMode};
 use rayon::prelude::*;
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use tilewright_codegen::backend::{self, Backend};
-use tilewright_codegen::cranelift::Cranelift;
-use tilewright_codegen::lower::{LowerContext, Lowered, PackedWeight, Packing, WeightMap, lower};
+use tilewright_codegen::lower::{LowerContext, Lowered, LoweredCall, PackedWeight, Packing, WeightMap, lower};
 use tilewright_codegen::pack::{Layout, PackError, ROWS, pack_panel};
-use tilewright_codegen::schedules::{Params, Schedule, defaults};
+use tilewright_codegen::schedules::{Schedule, defaults};
 use tilewright_codegen::target::Target;
 use tilewright_ir::graph::{Elem, Graph, OpKind};
 use tilewright_ir::kernel::Kernel;
@@ -19,7 +21,7 @@ use tilewright_models::model::Model;
 use tilewright_passes::{Activations, PassContext, PassManager, Report};
 use tilewright_runtime::artifact::{
     ArtifactWriter, CHAT_TEMPLATE, Choice, GRAPH, KERNELS, ManifestInfo, ModelIdentity, SourceFile, TOKENIZER,
-    TargetInfo, TokenizerFacts,
+    TargetInfo, TokenizerFacts, kernels_of,
 };
 use tilewright_runtime::plan::{Call, KvLayer, ModelFacts, Plan, Program, RopeTable};
 
@@ -39,6 +41,14 @@ pub struct BuildOptions {
     pub ctx: Option<u32>,
     /// Passes after which the graph is dumped: `all`, or `after:<pass>`.
     pub dump: Option<String>,
+    /// What to do about records of tuning.
+    pub tune: TuneMode,
+    /// Whether an operation without a record is an error.
+    pub frozen: bool,
+    /// Folder of the records; without one there are none.
+    pub records: Option<PathBuf>,
+    /// Threads that the kernels are meant for: records are of a number of threads. Any number can run them.
+    pub threads: u32,
 }
 
 impl BuildOptions {
@@ -51,12 +61,16 @@ impl BuildOptions {
             prefill_tokens: 64,
             ctx: None,
             dump: None,
+            tune: TuneMode::default(),
+            frozen: false,
+            records: None,
+            threads: std::thread::available_parallelism().map_or(1, |n| n.get() as u32),
         })
     }
 
-    /// Text of everything that changes the result, for cache keys.
+    /// Text of everything but the records that changes the result, for cache keys.
     pub fn key(&self) -> String {
-        let BuildOptions { target, activations, off, prefill_tokens, ctx, dump: _ } = self;
+        let BuildOptions { target, activations, off, prefill_tokens, ctx, .. } = self;
         format!("{} {activations:?} off{off:?} prefill{prefill_tokens} ctx{ctx:?}", target.name)
     }
 }
@@ -68,6 +82,10 @@ pub enum Progress<'a> {
     Stage(&'a str),
     /// Packed so many of so many bytes.
     Packed(u64, u64),
+    /// An operation was tuned: a call of it, and how many times faster it is now.
+    Tuned(&'a str, f64),
+    /// Something was ignored that the user should know of.
+    Warning(&'a str),
 }
 
 /// What a build did.
@@ -95,8 +113,8 @@ pub struct Compiled {
     pub plan: Plan,
     /// The kernels of [`Plan::kernels`], in that order.
     pub kernels: Vec<Kernel>,
-    /// The machine code.
-    pub object: Vec<u8>,
+    /// The machine code: objects by file name.
+    pub objects: Vec<(String, Vec<u8>)>,
     /// Where each weight goes.
     pub weights: WeightMap,
     /// What was chosen, and why.
@@ -111,30 +129,91 @@ fn takes_q8(name: &str) -> bool {
     matches!(layout_of(name), Some(Ok(l)) if l.takes_q8())
 }
 
-/// Kernels without duplicates: equal schedule and parameters, equal kernel.
-#[derive(Default)]
-struct KernelTable {
+/// Kernels without duplicates: equal schedule, parameters and back end, equal kernel.
+struct KernelTable<'a> {
+    target: &'a Target,
     index: HashMap<String, u32>,
     names: Vec<String>,
-    build: Vec<(String, Params)>,
+    made: Vec<(Rc<Chosen>, &'static dyn Backend)>,
     kernels: Vec<Kernel>,
 }
 
-impl KernelTable {
-    fn intern(&mut self, label: &str, schedule: &dyn Schedule, params: &Params) -> u32 {
-        let key = format!("{} {params:?}", schedule.signature());
+impl KernelTable<'_> {
+    fn new(target: &Target) -> KernelTable<'_> {
+        KernelTable { target, index: HashMap::new(), names: vec![], made: vec![], kernels: vec![] }
+    }
+
+    fn intern(&mut self, label: &str, schedule: &dyn Schedule, chosen: Rc<Chosen>) -> Result<u32, DriverError> {
+        let key = schedule.signature();
         if let Some(&i) = self.index.get(&key) {
-            return i;
+            return Ok(i);
         }
         let i = self.names.len() as u32;
         let op = label.split(' ').next().unwrap_or("kernel");
         let name = format!("k{i}_{op}");
-        self.kernels.push(schedule.build(&name, params));
+        let kernel = schedule.build(&name, &chosen.params);
+        if let Err(errors) = tilewright_ir::kernel::verify(&kernel) {
+            return Err(DriverError::Kernel { name, message: errors.to_string() });
+        }
+        let backend = chosen.backend.map_or_else(|| backend::default_for(&kernel, self.target), Ok)?;
+        self.kernels.push(kernel);
         self.names.push(name);
-        self.build.push((schedule.signature(), params.clone()));
+        self.made.push((chosen, backend));
         self.index.insert(key, i);
-        i
+        Ok(i)
     }
+
+    /// One object for each back end that has kernels; the first one is `kernels.o`.
+    fn objects(&self) -> Result<Vec<(String, Vec<u8>)>, DriverError> {
+        let mut out = vec![];
+        for backend in backend::all() {
+            let of_backend = self.kernels.iter().zip(&self.made).filter(|(_, m)| m.1.name() == backend.name());
+            let kernels: Vec<Kernel> = of_backend.map(|(k, _)| k.clone()).collect();
+            if kernels.is_empty() {
+                continue;
+            }
+            let file = if out.is_empty() { KERNELS.to_string() } else { kernels_of(backend.name()) };
+            out.push((file, backend.object(&kernels, self.target)?));
+        }
+        Ok(out)
+    }
+}
+
+/// The fused graph.
+fn fused(
+    model: &Model,
+    options: &BuildOptions,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<(Graph, Report, u64), DriverError> {
+    progress(Progress::Stage("graph"));
+    let ctx = options.ctx.map_or(model.hyper().n_ctx, |ctx| model.hyper().n_ctx.min(ctx.into()));
+    let mut graph = model.graph_for(ctx)?;
+    progress(Progress::Stage("passes"));
+    let cx = PassContext { activations: options.activations, takes_q8: &takes_q8 };
+    let manager = PassManager { off: options.off.clone(), dump: options.dump.clone(), verify: true, context: cx };
+    let passes = manager.run(&mut graph)?;
+    Ok((graph, passes, ctx))
+}
+
+/// The distinct operations of both programs.
+pub(crate) fn operations(model: &Model, options: &BuildOptions) -> Result<Vec<Operation>, DriverError> {
+    let (graph, ..) = fused(model, options, &mut |_| {})?;
+    let params = |s: &dyn Schedule| defaults(&s.space());
+    let cx = LowerContext { layout: &layout_of, params: &params };
+    let mut weights = WeightMap::default();
+    let mut out: Vec<Operation> = vec![];
+    let mut index: HashMap<String, usize> = HashMap::new();
+    for tokens in [1, options.prefill_tokens] {
+        for call in lower(&graph, tokens, &mut weights, &cx)?.calls {
+            let key = call.schedule.signature();
+            let i = *index.entry(key).or_insert_with(|| {
+                out.push(Operation { label: call.label, tokens, calls: 0, schedule: call.schedule });
+                out.len() - 1
+            });
+            out[i].calls += 1;
+        }
+    }
+    Ok(out)
 }
 
 /// Runs every stage but the packing of weights.
@@ -143,19 +222,14 @@ pub fn compile(
     options: &BuildOptions,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Compiled, DriverError> {
-    progress(Progress::Stage("graph"));
-    let ctx = options.ctx.map_or(model.hyper().n_ctx, |ctx| model.hyper().n_ctx.min(ctx.into()));
-    let mut graph = model.graph_for(ctx)?;
-    progress(Progress::Stage("passes"));
-    let cx = PassContext { activations: options.activations, takes_q8: &takes_q8 };
-    let manager = PassManager { off: options.off.clone(), dump: options.dump.clone(), verify: true, context: cx };
-    let passes = manager.run(&mut graph)?;
-
+    crate::tune::missing(model, options, progress)?;
+    let (graph, passes, ctx) = fused(model, options, progress)?;
     progress(Progress::Stage("kernels"));
     let mut weights = WeightMap::default();
-    let params = |s: &dyn Schedule| defaults(&s.space());
+    let chooser = Chooser::new(options)?;
+    let params = |s: &dyn Schedule| chooser.choose(s).params.clone();
     let cx = LowerContext { layout: &layout_of, params: &params };
-    let mut table = KernelTable::default();
+    let mut table = KernelTable::new(&options.target);
     let mut programs = vec![];
     let mut per_token = 0;
     for tokens in [1, options.prefill_tokens] {
@@ -163,17 +237,12 @@ pub fn compile(
         if tokens == 1 {
             per_token = lowered.calls.iter().map(|c| c.weight_bytes).sum();
         }
-        programs.push(program(lowered, tokens, &mut table));
+        programs.push(program(lowered, tokens, &mut table, &chooser)?);
     }
-    for k in &table.kernels {
-        if let Err(errors) = tilewright_ir::kernel::verify(k) {
-            return Err(DriverError::Kernel { name: k.name.clone(), message: errors.to_string() });
-        }
-    }
+    chooser.warnings().iter().for_each(|w| progress(Progress::Warning(w)));
+    chooser.check_frozen()?;
     progress(Progress::Stage("machine code"));
-    let fits = |b: &&&dyn Backend| table.kernels.iter().all(|k| b.check(k, &options.target).is_ok());
-    let backend = backend::all().iter().find(fits).copied().unwrap_or(&Cranelift);
-    let object = backend.object(&table.kernels, &options.target)?;
+    let objects = table.objects()?;
 
     let choices = choices(&passes, &table, &weights, options);
     let facts = model.hyper();
@@ -205,25 +274,29 @@ pub fn compile(
         weights_bytes: weights.bytes,
     };
     plan.validate(|name| table.names.iter().any(|n| n == name))?;
-    Ok(Compiled { graph, passes, plan, kernels: table.kernels, object, weights, choices })
+    Ok(Compiled { graph, passes, plan, kernels: table.kernels, objects, weights, choices })
 }
 
-fn program(lowered: Lowered, tokens: u32, table: &mut KernelTable) -> Program {
-    let calls = lowered.calls.into_iter().map(|c| Call {
-        kernel: table.intern(&c.label, c.schedule.as_ref(), &c.params),
-        chunks: c.schedule.chunks(&c.params),
-        label: c.label,
-        args: c.args,
-        scalars: c.scalars,
-    });
-    Program {
-        calls: calls.collect(),
+fn program(
+    lowered: Lowered,
+    tokens: u32,
+    table: &mut KernelTable<'_>,
+    chooser: &Chooser<'_>,
+) -> Result<Program, DriverError> {
+    let call = |c: LoweredCall| {
+        let chosen = chooser.choose(c.schedule.as_ref());
+        let chunks = c.schedule.chunks(&chosen.params);
+        let kernel = table.intern(&c.label, c.schedule.as_ref(), chosen)?;
+        Ok(Call { kernel, chunks, label: c.label, args: c.args, scalars: c.scalars })
+    };
+    Ok(Program {
+        calls: lowered.calls.into_iter().map(call).collect::<Result<_, DriverError>>()?,
         max_tokens: tokens,
         arena_bytes: lowered.arena_bytes,
         head_start: lowered.head_start as u32,
         logits: lowered.output.0,
         logits_stride: lowered.output.1,
-    }
+    })
 }
 
 fn kv_layers(graph: &Graph) -> Vec<KvLayer> {
@@ -242,7 +315,7 @@ fn kv_layers(graph: &Graph) -> Vec<KvLayer> {
     layers.into_iter().map(|l| l.1).collect()
 }
 
-fn choices(passes: &Report, table: &KernelTable, weights: &WeightMap, options: &BuildOptions) -> Vec<Choice> {
+fn choices(passes: &Report, table: &KernelTable<'_>, weights: &WeightMap, options: &BuildOptions) -> Vec<Choice> {
     let mut out = vec![Choice {
         what: "activations".into(),
         choice: format!("{:?}", options.activations).into(),
@@ -256,14 +329,9 @@ fn choices(passes: &Report, table: &KernelTable, weights: &WeightMap, options: &
         let why = tilewright_passes::manager::find(p.name).map_or("", |pass| pass.doc());
         out.push(Choice { what: format!("pass {}", p.name), choice: p.rewrites.into(), why: why.into() });
     }
-    for (name, (signature, params)) in table.names.iter().zip(&table.build) {
-        let choice: serde_json::Map<String, serde_json::Value> =
-            params.iter().map(|(k, v)| (k.to_string(), (*v).into())).collect();
-        out.push(Choice {
-            what: format!("kernel {name}"),
-            choice: choice.into(),
-            why: format!("default of the schedule (no tuning record): {signature}").into(),
-        });
+    for (name, (chosen, backend)) in table.names.iter().zip(&table.made) {
+        let choice = chosen.choice(backend.name());
+        out.push(Choice { what: format!("kernel {name}"), choice, why: chosen.why() });
     }
     for w in &weights.entries {
         let Packing::Panels(layout) = &w.packing else { continue };
@@ -300,7 +368,9 @@ pub fn build(
 
     let tokenizer = model.tokenizer()?;
     writer.plan(&compiled.plan)?;
-    writer.file(KERNELS, &compiled.object)?;
+    for (name, object) in &compiled.objects {
+        writer.file(name, object)?;
+    }
     writer.file(TOKENIZER, tokenizer.json.as_bytes())?;
     if let Some(template) = &tokenizer.chat_template {
         writer.file(CHAT_TEMPLATE, template.as_bytes())?;
@@ -327,7 +397,7 @@ pub fn build(
     Ok(BuildReport {
         passes: compiled.passes,
         kernels: compiled.kernels.len(),
-        object_bytes: compiled.object.len(),
+        object_bytes: compiled.objects.iter().map(|o| o.1.len()).sum(),
         weights_bytes: compiled.plan.weights_bytes,
         digest,
     })

@@ -1,11 +1,13 @@
 //! The cache of built artifacts: a raw model is built once and found there the next time.
 //!
-//! The key is what decides the result: the model's files (path, size, time of change), the options and the compiler's
-//! version. Nothing is ever deleted here.
+//! The key is what decides the result: the model's files (path, size, time of change), the options, the compiler's version
+//! and the records that the model's kernels have. Nothing is ever deleted here.
 
-use crate::{BuildOptions, DriverError, Progress, build};
+use crate::{BuildOptions, DriverError, Progress, TuneMode, build, records};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
+use tilewright_autotune::candidate::is_tunable;
+use tilewright_autotune::tuner::operation;
 use tilewright_models::model::Model;
 
 /// A folder of artifacts.
@@ -50,9 +52,45 @@ impl Cache {
         }
         let stem = full.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
         let stem: String = stem.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(40).collect();
+        let folder = self.root.join("artifacts");
+        let base = format!("{stem}-{}", &hash.finalize().to_hex()[..16]);
+        let Some(layers) = records::layers(options)? else { return Ok(folder.join(base)) };
+        if layers.records().is_empty() && !options.frozen {
+            return Ok(folder.join(base));
+        }
+        let mut hash = blake3::Hasher::new();
+        let mut used = 0;
+        for op in operations_of(model, &folder.join(format!("{base}.ops")), options)? {
+            match records::find(&layers, &op, options) {
+                Some((r, _)) => {
+                    used += 1;
+                    // What decides the kernel, and its date: the artifact says it.
+                    hash.update(format!("{op} {} {:?} {}\n", r.backend, r.params, r.date).as_bytes());
+                }
+                None if options.frozen => return Err(DriverError::NoRecord { op, threads: options.threads }),
+                None => {}
+            }
+        }
         let digest = hash.finalize().to_hex();
-        Ok(self.root.join("artifacts").join(format!("{stem}-{}", &digest[..16])))
+        Ok(folder.join(if used == 0 { base } else { format!("{base}-{}", &digest[..12]) }))
     }
+}
+
+/// The operations of `model` that records may be of. Finding them takes most of a compilation, so they are kept in `file`;
+/// it is no more than a shortcut, and where it cannot be written or read the work is done again.
+fn operations_of(model: &Path, file: &Path, options: &BuildOptions) -> Result<Vec<String>, DriverError> {
+    if let Ok(text) = std::fs::read_to_string(file)
+        && let Some(lines) = text.strip_suffix("end\n")
+    {
+        return Ok(lines.lines().map(str::to_string).collect());
+    }
+    let operations = crate::build::operations(&Model::open(model)?, options)?;
+    let tunable = operations.iter().map(|o| o.schedule.as_ref()).filter(|s| is_tunable(*s));
+    let names: Vec<String> = tunable.map(|s| operation(s)).collect();
+    let text: String = names.iter().map(|n| format!("{n}\n")).chain(["end\n".to_string()]).collect();
+    let _ = file.parent().map(std::fs::create_dir_all);
+    let _ = std::fs::write(file, text);
+    Ok(names)
 }
 
 /// Which file names belong to a model.
@@ -83,6 +121,20 @@ pub(crate) fn model_files(path: &Path) -> Result<Vec<PathBuf>, DriverError> {
     Ok(files)
 }
 
+/// Makes the records that `options` want and that are missing; the options to go on with, which take what there is. To be
+/// called before [`Cache::path`], since records are part of it.
+pub fn tuned(
+    path: &Path,
+    options: &BuildOptions,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<BuildOptions, DriverError> {
+    if options.tune.level().is_some() {
+        crate::tune::missing(&Model::open(path)?, options, progress)?;
+        return Ok(BuildOptions { tune: TuneMode::Cached, ..options.clone() });
+    }
+    Ok(options.clone())
+}
+
 /// The artifact of a model: `path` itself if it is one, else the cache's, built first if need be.
 pub fn cached_artifact(
     path: &Path,
@@ -93,6 +145,7 @@ pub fn cached_artifact(
     if path.join(tilewright_runtime::artifact::MANIFEST).is_file() {
         return Ok(path.to_path_buf());
     }
+    let options = &tuned(path, options, progress)?;
     let target = cache.path(path, options)?;
     if !target.join(tilewright_runtime::artifact::MANIFEST).is_file() {
         build(&Model::open(path)?, &target, options, progress)?;

@@ -57,4 +57,23 @@ pub enum DriverError {
     /// There is no cache folder.
     #[error("no cache folder: {0}; give one with --cache-dir")]
     NoCache(String),
+    /// Tuning.
+    #[error(transparent)]
+    Tune(#[from] tilewright_autotune::TuneError),
+    /// The records.
+    #[error(transparent)]
+    Records(#[from] tilewright_autotune::store::StoreError),
+    /// An operation without a record, where every one must have one.
+    #[error(
+        "no record for `{op}` with {threads} thread(s); make it with `compile-model tune -m MODEL -t {threads}`, or build without --frozen"
+    )]
+    NoRecord {
+        /// The operation.
+        op: String,
+        /// Threads.
+        threads: u32,
+    },
+    /// Nowhere to keep records.
+    #[error("no folder for the records of tuning; name one in the build's options")]
+    NoFolder,
 }

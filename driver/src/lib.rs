@@ -12,6 +12,8 @@
 //! | file | what |
 //! |---|---|
 //! | `build.rs` | model → graph → passes → plan → kernels → packed weights → artifact |
+//! | `records.rs` | parameters of kernels: from records, else defaults |
+//! | `tune.rs` | tuning all operations of a model |
 //! | `cache.rs` | where built artifacts of raw models live, and how they are found again |
 //! | `oracle.rs` | the graph interpreter on a model: f32 activations, no kernels |
 #![forbid(unsafe_code)]
@@ -20,8 +22,12 @@ mod build;
 mod cache;
 mod error;
 mod oracle;
+mod records;
+mod tune;
 
 pub use build::{BuildOptions, BuildReport, Compiled, Progress, build, compile};
-pub use cache::{Cache, cached_artifact};
+pub use cache::{Cache, cached_artifact, tuned};
 pub use error::DriverError;
 pub use oracle::Oracle;
+pub use records::TuneMode;
+pub use tune::{Operation, TuneEvent, TuneOptions, tune};

@@ -8,7 +8,7 @@ use std::process::Command;
 /// From the top down.
 const ORDER: &[&str] = &["cli", "driver", "autotune", "codegen", "passes", "models", "ir"];
 /// Depends on none of the above; these depend on it: they write or read what it defines.
-const RUNTIME_USERS: &[&str] = &["cli", "driver", "codegen"];
+const RUNTIME_USERS: &[&str] = &["cli", "driver", "autotune", "codegen"];
 /// Stand beside the order and may use anything.
 const TOOLS: &[&str] = &["tests", "bench", "xtask"];
 

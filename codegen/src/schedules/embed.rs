@@ -1,7 +1,7 @@
 //! Rows of a packed table: the embedding. Reads single rows out of panels, so a table that is also the head is kept once.
 
 use super::panel::{Codes, code_table, scalar, unit_bytes};
-use super::{Params, Schedule, if_token};
+use super::{Operands, Params, Schedule, if_token, operands};
 use crate::pack::{Layout, LevelLayout, QuantLayout, ROWS, UNIT};
 use tilewright_ir::kernel::{Kernel, KernelBuilder, Scalar, Type, Value};
 
@@ -74,6 +74,10 @@ impl Schedule for Embed {
             }
         });
         b.finish()
+    }
+
+    fn operands(&self) -> Operands {
+        operands::embed(self)
     }
 }
 

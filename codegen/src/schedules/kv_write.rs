@@ -1,7 +1,7 @@
 //! Keys and values of new tokens into the f16 cache, in the layout of [`tilewright_runtime::plan::KvLayer`].
 
 use super::qk::{HeadPrep, lanes_of};
-use super::{Params, Schedule, if_token};
+use super::{Operands, Params, Schedule, if_token, operands};
 use tilewright_ir::kernel::{Kernel, KernelBuilder, Scalar, Type, Value};
 use tilewright_runtime::plan::KEY_BLOCK;
 
@@ -72,6 +72,10 @@ impl Schedule for KvWrite {
             });
         });
         b.finish()
+    }
+
+    fn operands(&self) -> Operands {
+        operands::kv_write(self)
     }
 }
 

@@ -6,7 +6,7 @@
 
 use super::panel::{Rows, panel_dot};
 use super::quantize::Q8Rows;
-use super::{Activation, Axis, Params, Schedule, Space};
+use super::{Activation, Axis, Operands, Params, Schedule, Space, operands};
 use crate::pack::{Layout, ROWS};
 use tilewright_ir::kernel::{Kernel, KernelBuilder, Type, Value};
 
@@ -148,6 +148,10 @@ impl Schedule for Matmul {
             vec![]
         });
         b.finish()
+    }
+
+    fn operands(&self) -> Operands {
+        operands::matmul(self)
     }
 }
 
@@ -322,5 +326,9 @@ impl Schedule for Glu {
             vec![]
         });
         b.finish()
+    }
+
+    fn operands(&self) -> Operands {
+        operands::glu(self)
     }
 }

@@ -14,11 +14,13 @@
 //! | `kv_write.rs` | keys and values into the f16 cache |
 //! | `attention/` | scores, mask, softmax and values in one |
 //! | `rowwise.rs` | everything that works row by row, unfused |
+//! | `operands.rs` | what the arguments of each kernel are |
 
 mod attention;
 mod embed;
 mod kv_write;
 mod matmul;
+mod operands;
 mod panel;
 mod qk;
 mod quantize;
@@ -28,6 +30,7 @@ pub use attention::{Attention, AttentionCombine};
 pub use embed::Embed;
 pub use kv_write::KvWrite;
 pub use matmul::{Activations, Glu, Matmul};
+pub use operands::{Data, Operand, Operands};
 pub use qk::{HeadPrep, RopeStyle};
 pub use quantize::{Q8Rows, Quantize};
 pub use rowwise::{Rowwise, RowwiseOp};
@@ -86,10 +89,17 @@ pub trait Schedule: Sync {
     fn space(&self) -> Space {
         vec![]
     }
+    /// Parameters that change what the arguments are, not only how they are computed: tuning leaves them at their
+    /// defaults.
+    fn structural(&self) -> &'static [&'static str] {
+        &[]
+    }
     /// Number of chunks of a call.
     fn chunks(&self, params: &Params) -> u32;
     /// The kernel, named `name`.
     fn build(&self, name: &str, params: &Params) -> Kernel;
+    /// The kernel's arguments.
+    fn operands(&self) -> Operands;
 }
 
 /// The default point of a space.

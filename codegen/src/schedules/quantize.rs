@@ -3,7 +3,7 @@
 //! The norm's row scale commutes with the matmul, but the rounding has to see `gamma * x`; so norm and rounding are one
 //! kernel, run once a row, and every matmul that reads the row shares its result.
 
-use super::{Params, Schedule, if_token};
+use super::{Operands, Params, Schedule, if_token, operands};
 use crate::pack::UNIT;
 use tilewright_ir::kernel::{Kernel, KernelBuilder, Pred, Scalar, Type, Value};
 
@@ -25,15 +25,15 @@ impl Q8Rows {
         self.width + self.width / BLOCK * 4 + self.width / 32 * 12
     }
 
-    fn scales(self) -> i64 {
+    pub(super) fn scales(self) -> i64 {
         self.width as i64
     }
 
-    fn sums32(self) -> i64 {
+    pub(super) fn sums32(self) -> i64 {
         self.scales() + (self.width / BLOCK * 4) as i64
     }
 
-    fn sums16(self) -> i64 {
+    pub(super) fn sums16(self) -> i64 {
         self.sums32() + self.width as i64 / 8
     }
 
@@ -171,6 +171,10 @@ impl Schedule for Quantize {
             });
         });
         b.finish()
+    }
+
+    fn operands(&self) -> Operands {
+        operands::quantize(self)
     }
 }
 

@@ -4,7 +4,7 @@
 
 use super::qk::{RopeStyle, lanes_of, rotate};
 use super::quantize::rms_factor;
-use super::{Activation, Params, Schedule, if_token};
+use super::{Activation, Operands, Params, Schedule, if_token, operands};
 use tilewright_ir::kernel::{Kernel, KernelBuilder, Pred, Scalar, Type, Value};
 
 /// Which operation.
@@ -84,6 +84,10 @@ impl Schedule for Rowwise {
             self.row(b, token, x, second, out);
         });
         b.finish()
+    }
+
+    fn operands(&self) -> Operands {
+        operands::rowwise(self)
     }
 }
 

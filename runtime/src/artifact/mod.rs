@@ -5,6 +5,7 @@
 //! | `manifest.json` | [`Manifest`]: version, sizes and hashes of all other files, model, target, choices |
 //! | `plan.json` | [`crate::plan::Plan`] |
 //! | `kernels.o` | ELF relocatable object with the kernels, no imports |
+//! | `kernels.<name>.o` | optional: more of them, from other back ends |
 //! | `weights.bin` | packed weights, mapped read-only, a whole number of pages |
 //! | `tokenizer.json` | Hugging Face tokenizer |
 //! | `chat_template.jinja` | optional |
@@ -42,6 +43,16 @@ pub const MANIFEST: &str = "manifest.json";
 pub const PLAN: &str = "plan.json";
 /// Name of the object with the kernels.
 pub const KERNELS: &str = "kernels.o";
+/// Name of a further object, with the kernels of back end `backend`.
+pub fn kernels_of(backend: &str) -> String {
+    format!("kernels.{backend}.o")
+}
+
+/// Whether a file of an artifact is an object with kernels.
+pub fn is_kernels(name: &str) -> bool {
+    name == KERNELS || (name.starts_with("kernels.") && name.ends_with(".o"))
+}
+
 /// Name of the packed weights.
 pub const WEIGHTS: &str = "weights.bin";
 /// Name of the tokenizer.

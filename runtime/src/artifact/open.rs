@@ -7,7 +7,10 @@ use std::path::{Path, PathBuf};
 
 use super::hash::{SEGMENT_BYTES, first_difference};
 use super::weights::{Copy, HugePages, Weights};
-use super::{CHAT_TEMPLATE, FileEntry, GRAPH, KERNELS, MANIFEST, Manifest, PLAN, TOKENIZER, WEIGHTS, missing_features};
+use super::{
+    CHAT_TEMPLATE, FileEntry, GRAPH, KERNELS, MANIFEST, Manifest, PLAN, TOKENIZER, WEIGHTS, is_kernels,
+    missing_features,
+};
 use crate::error::ArtifactError;
 use crate::loader::Kernels;
 use crate::plan::Plan;
@@ -70,7 +73,11 @@ impl Artifact {
         let take = |files: &mut BTreeMap<_, _>, name: &str| {
             files.remove(name).ok_or_else(|| ArtifactError::rejected(MANIFEST, format!("{name} is not listed")))
         };
-        let kernels = Kernels::load(&take(&mut files, KERNELS)?)?;
+        let mut kernels = Kernels::load(&take(&mut files, KERNELS)?)?;
+        let more: Vec<String> = files.keys().filter(|name| is_kernels(name)).cloned().collect();
+        for name in more {
+            kernels.join(Kernels::load(&take(&mut files, &name)?)?);
+        }
         let plan: Plan = serde_json::from_slice(&take(&mut files, PLAN)?)
             .map_err(|e| ArtifactError::rejected(PLAN, e.to_string()))?;
         plan.validate(|name| kernels.get(name).is_some()).map_err(|e| ArtifactError::rejected(PLAN, e.to_string()))?;

@@ -1,6 +1,6 @@
 //! The loader: turns `kernels.o` into functions without a linker.
 //!
-//! The object may hold code and constants, no variables and no imports. All of it goes into one anonymous mapping, which
+//! An object may hold code and constants, no variables and no imports. All of it goes into one anonymous mapping, which
 //! is written, relocated and then made executable: never both at once. See [`reloc`] for the relocations.
 
 pub mod reloc;
@@ -26,9 +26,15 @@ const SECTION_ALIGN: u64 = 64;
 /// Largest alignment of a section: a mapping begins on a page.
 const MAX_ALIGN: u64 = 4096;
 
-/// Loaded kernels. Functions are valid as long as this lives.
+/// Loaded kernels, of one object or of several. Functions are valid as long as this lives.
 #[derive(Debug)]
 pub struct Kernels {
+    objects: Vec<Loaded>,
+}
+
+/// One object in memory.
+#[derive(Debug)]
+struct Loaded {
     map: Mmap,
     /// Name to offset in the mapping.
     symbols: BTreeMap<String, usize>,
@@ -65,12 +71,17 @@ impl Kernels {
         let symbols = symbols(&elf, &placed)?;
         let map = map.make_exec().map_err(ArtifactError::ExecutableMemory)?;
         flush_instruction_cache(&map);
-        Ok(Kernels { map, symbols })
+        Ok(Kernels { objects: vec![Loaded { map, symbols }] })
+    }
+
+    /// Takes in the kernels of another object. Of two with one name the earlier one is found.
+    pub fn join(&mut self, other: Kernels) {
+        self.objects.extend(other.objects);
     }
 
     /// The function of that name.
     pub fn get(&self, name: &str) -> Option<KernelFn> {
-        let code = self.map.get(*self.symbols.get(name)?..)?;
+        let code = self.objects.iter().find_map(|o| o.map.get(*o.symbols.get(name)?..))?;
         // SAFETY: the symbol is in an executable section of the mapping, which is executable and lives as long as `self`.
         // That the code there has this signature is the compiler's word; calling it is unsafe.
         Some(unsafe { std::mem::transmute::<*const u8, KernelFn>(code.as_ptr()) })
@@ -78,13 +89,15 @@ impl Kernels {
 
     /// All functions: name, address. For a `perf` map.
     pub fn symbols(&self) -> impl Iterator<Item = (&str, usize)> {
-        let base = self.map.as_ptr() as usize;
-        self.symbols.iter().map(move |(name, offset)| (name.as_str(), base + offset))
+        self.objects.iter().flat_map(|o| {
+            let base = o.map.as_ptr() as usize;
+            o.symbols.iter().map(move |(name, offset)| (name.as_str(), base + offset))
+        })
     }
 
     /// Bytes of code and constants.
     pub fn bytes(&self) -> usize {
-        self.map.len()
+        self.objects.iter().map(|o| o.map.len()).sum()
     }
 }
 

@@ -1,7 +1,8 @@
 //! Merging what the parts of a split attention found.
 
+use super::split::record_bytes;
 use super::{Output, Split};
-use crate::schedules::{Params, Schedule};
+use crate::schedules::{Operands, Params, Schedule, operands};
 use tilewright_ir::kernel::{Kernel, KernelBuilder};
 
 /// Second half of an attention with split keys, for one token. Arguments: partial results, out; scalars: past. One chunk:
@@ -15,17 +16,33 @@ pub struct AttentionCombine {
     pub(super) heads: u64,
 }
 
+impl AttentionCombine {
+    /// Bytes of the partial results.
+    pub(in crate::schedules) fn scratch_bytes(&self) -> u64 {
+        self.heads * self.split.splits * record_bytes(self.split.head_dim)
+    }
+
+    /// Elements of the result, and bytes from row to row if it is f32.
+    pub(in crate::schedules) fn output(&self) -> (u64, Option<u64>) {
+        (self.output.width, self.output.stride)
+    }
+}
+
 impl Schedule for AttentionCombine {
     fn signature(&self) -> String {
-        let Split { splits, keys, window, head_dim } = self.split;
+        let Split { splits, window, head_dim } = self.split;
         format!(
-            "attention_combine h{} d{head_dim} n{splits} k{keys} win{window} ys{:?}",
+            "attention_combine h{} d{head_dim} n{splits} win{window} ys{:?}",
             self.heads, self.output.stride
         )
     }
 
     fn chunks(&self, _: &Params) -> u32 {
         1
+    }
+
+    fn operands(&self) -> Operands {
+        operands::combine(self)
     }
 
     fn build(&self, name: &str, _: &Params) -> Kernel {

@@ -21,7 +21,7 @@ pub use combine::AttentionCombine;
 
 use super::qk::{HeadPrep, lanes_of};
 use super::quantize::Q8Rows;
-use super::{Axis, Params, Schedule, Space, if_token};
+use super::{Axis, Operands, Params, Schedule, Space, if_token, operands};
 use split::Split;
 use tile::Tile;
 use tilewright_ir::kernel::{Kernel, KernelBuilder, Pred, Type, Value};
@@ -84,13 +84,21 @@ impl Schedule for Attention {
         if self.max_tokens == 1 {
             // Four parts divide 3 K/V heads evenly between up to 4 workers; a part without keys ends at once.
             let splits = Axis { name: "splits", values: vec![4, 2, 1, MAX_SPLITS as i64] };
-            return vec![lanes, Axis { name: "keys", values: vec![128, 64, 256, 32] }, splits];
+            return vec![lanes, Axis { name: "keys", values: vec![128, 64, 32] }, splits];
         }
         let (heads, _) = self.heads_of_chunk();
         let best = [16, 8, 4, 2].into_iter().find(|t| t * heads <= MAX_ROWS).unwrap_or(1) as i64;
         let mut tokens = vec![best];
         tokens.extend([16, 8, 4, 2, 1].into_iter().filter(|&t| t < best));
         vec![lanes, Axis { name: "keys", values: vec![64, 128, 32] }, Axis { name: "tokens", values: tokens }]
+    }
+
+    fn structural(&self) -> &'static [&'static str] {
+        &["splits"]
+    }
+
+    fn operands(&self) -> Operands {
+        operands::attention(self)
     }
 
     fn chunks(&self, p: &Params) -> u32 {
@@ -197,7 +205,6 @@ impl Attention {
     fn split(&self, p: &Params) -> Split {
         Split {
             splits: param(p, "splits") as u64,
-            keys: param(p, "keys"),
             window: self.window,
             head_dim: self.head_dim,
         }

@@ -6,12 +6,14 @@ use crate::schedules::qk::lanes_of;
 use tilewright_ir::kernel::{KernelBuilder, Type, Value};
 use tilewright_runtime::plan::KEY_BLOCK;
 
+/// A part is a multiple of so many positions: whole blocks of keys of any length, so that how long they are does not
+/// change what a part is.
+const PART: i64 = 128;
+
 /// How the positions that a token sees are divided.
 #[derive(Clone, Debug)]
 pub(super) struct Split {
     pub splits: u64,
-    /// Keys of a block; a part is whole blocks.
-    pub keys: i64,
     pub window: u64,
     pub head_dim: u64,
 }
@@ -62,11 +64,11 @@ impl Split {
 
     /// Positions of a part.
     fn share(&self, b: &mut KernelBuilder, from: Value, to: Value) -> Value {
-        let all = self.splits * self.keys as u64;
+        let all = self.splits * PART as u64;
         let length = b.sub(to, from);
         let up = b.add_imm(length, all as i64 - 1);
         let (blocks, _) = div_rem(b, up, all);
-        b.mul_imm(blocks, self.keys)
+        b.mul_imm(blocks, PART)
     }
 
     fn record(&self, b: &mut KernelBuilder, scratch: Value, head: Value, part: Value) -> Value {

@@ -1,0 +1,124 @@
+//! The floor under a call: what memory and arithmetic of this machine allow at best.
+//!
+//! Bandwidth is read from memory with as many bytes as timing rotates through; the peak of products is the best of small
+//! loops of independent chains, on every back end, since a candidate may come from any of them.
+
+use crate::TuneError;
+use crate::bandwidth;
+use crate::measure::{Code, interleaved};
+use crate::work::{Scenario, Work};
+use std::time::{Duration, Instant};
+use tilewright_codegen::backend;
+use tilewright_codegen::schedules::{Data, Operand, Operands};
+use tilewright_codegen::target::Target;
+use tilewright_ir::kernel::{Kernel, KernelBuilder, Scalar, Type, verify};
+
+/// For all loops of one kind.
+const PATIENCE: Duration = Duration::from_millis(200);
+/// Rounds of a chain in one chunk.
+const ROUNDS: i64 = 4096;
+
+/// What a machine can do with a number of threads.
+#[derive(Clone, Copy, Debug)]
+pub struct Roofline {
+    /// Bytes a second.
+    pub bandwidth: f64,
+    /// Multiply-adds of int8 a second.
+    pub int8: f64,
+    /// Multiply-adds of f32 a second.
+    pub float: f64,
+}
+
+impl Roofline {
+    /// Measures; takes about a tenth of a second. `bytes` is what timing rotates through.
+    pub fn measure(target: &Target, threads: usize, bytes: u64) -> Result<Roofline, TuneError> {
+        let bandwidth = bandwidth::measure(threads, bytes as usize).best;
+        Ok(Roofline { bandwidth, int8: peak(target, threads, true)?, float: peak(target, threads, false)? })
+    }
+
+    /// Nanoseconds that a call takes at least, on average over `scenarios`.
+    pub fn floor_ns(&self, operands: &Operands, scenarios: &[Scenario]) -> f64 {
+        let peak = if operands.is_int8() { self.int8 } else { self.float };
+        let floor = |s: &Scenario| {
+            let (bytes, macs) = operands.work(s.tokens.into(), s.past.into());
+            let arithmetic = if peak > 0.0 { macs as f64 / peak } else { 0.0 };
+            (bytes as f64 / self.bandwidth.max(1.0)).max(arithmetic) * 1e9
+        };
+        scenarios.iter().map(floor).sum::<f64>() / scenarios.len().max(1) as f64
+    }
+}
+
+/// Multiply-adds a second of the best loop; 0 if no back end has any.
+fn peak(target: &Target, threads: usize, int8: bool) -> Result<f64, TuneError> {
+    let mut codes = vec![];
+    let widest = (target.vector_bits / 32) as u16;
+    for lanes in [4, 8, 16].into_iter().filter(|&l| l <= widest.max(4)) {
+        let kernel = chains(lanes, int8);
+        debug_assert!(verify(&kernel).is_ok());
+        let macs = i64::from(lanes) * CHAINS as i64 * ROUNDS * if int8 { 4 } else { 1 };
+        let able = backend::all().iter().filter(|b| b.check(&kernel, target).is_ok());
+        codes.extend(able.filter_map(|&b| Some((macs, Code::new(&kernel, threads as u32, b, target).ok()?))));
+    }
+    let out = Data::Rows { width: 16 * CHAINS as u64, stride: 64 };
+    let pointers = vec![Operand { data: out, written: true }];
+    let operands = Operands { max_tokens: 1, pointers, scalars: vec![], macs: 0, macs_per_position: 0, window: 0 };
+    let mut work = Work::new(&operands, &[Scenario { tokens: 1, past: 0 }], 0, 1)?;
+    let timings =
+        interleaved(&mut work, &codes.iter().map(|c| &c.1).collect::<Vec<_>>(), threads, 5, Instant::now() + PATIENCE)?;
+    let rates = codes.iter().zip(&timings).map(|((macs, _), t)| {
+        let fastest = t.samples.iter().copied().fold(f64::INFINITY, f64::min);
+        *macs as f64 * threads as f64 / fastest.max(1.0) * 1e9
+    });
+    Ok(rates.fold(0.0, f64::max))
+}
+
+/// Independent sums: enough to hide the latency of a product, few enough to stay in registers.
+const CHAINS: usize = 10;
+
+fn chains(lanes: u16, int8: bool) -> Kernel {
+    let mut b = KernelBuilder::new("k");
+    let out = b.ptr_param("out");
+    let i32s = Type { scalar: Scalar::I32, lanes };
+    let bytes = Type { scalar: Scalar::I8, lanes: lanes * 4 };
+    let start: Vec<_> =
+        (0..CHAINS).map(|i| if int8 { b.int(i32s, i as i64) } else { b.f32(lanes, 0.5 + i as f64) }).collect();
+    let (x, y) = if int8 { (b.int(bytes, 3), b.int(bytes, 5)) } else { (b.f32(lanes, 0.5), b.f32(lanes, 0.25)) };
+    let (lo, hi) = (b.i64(0), b.i64(ROUNDS));
+    let sums = b.for_(lo, hi, 1, &start, |b, _, sums| {
+        sums.iter().map(|&s| if int8 { b.dot4(s, x, y) } else { b.fma(s, x, y) }).collect()
+    });
+    // All threads write the same values to the same place; it only has to be written.
+    for (i, s) in sums.into_iter().enumerate() {
+        b.store(s, out, i as i64 * 64);
+    }
+    b.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_floor_is_the_higher_one() {
+        let roof = Roofline { bandwidth: 1e9, int8: 1e9, float: 1e8 };
+        let x = Data::Rows { width: 16, stride: 64 };
+        let w = Data::Weights {
+            layout: tilewright_codegen::pack::Layout::Float(tilewright_codegen::pack::Store::F32),
+            rows: 16,
+            cols: 16,
+        };
+        let pointers = [x.clone(), w, x].map(|data| Operand { data, written: false }).to_vec();
+        let o = Operands { max_tokens: 64, pointers, scalars: vec![], macs: 256, macs_per_position: 0, window: 0 };
+        let at = |tokens| roof.floor_ns(&o, &[Scenario { tokens, past: 0 }]);
+        assert_eq!(at(1), 256.0 / 1e8 * 1e9);
+        assert_eq!(at(64), 64.0 * 256.0 / 1e8 * 1e9);
+        let fast = Roofline { float: 1e12, ..roof };
+        assert_eq!(fast.floor_ns(&o, &[Scenario { tokens: 1, past: 0 }]), 1024.0);
+    }
+
+    #[test]
+    fn this_machine_has_peaks() {
+        let roof = Roofline::measure(&Target::detect().expect("a target"), 1, 4 << 20).expect("measured");
+        assert!(roof.bandwidth > 1e8 && roof.int8 > 1e8 && roof.float > 1e8, "{roof:?}");
+    }
+}

@@ -1,0 +1,374 @@
+//! The data of a kernel call: made-up inputs for every argument, cold ones in many copies, results between guards.
+//!
+//! Values are of the size that models have: activations of up to one, weights whose scales are hundredths. None is zero,
+//! denormal or no number, so nothing is faster or slower than in earnest.
+//!
+//! ```
+//! use tilewright_autotune::work::{Scenario, Work};
+//! use tilewright_codegen::schedules::{Quantize, Schedule};
+//! let q = Quantize { width: 64, x_stride: 256, norm: None, max_tokens: 2 };
+//! let mut work = Work::new(&q.operands(), &[Scenario { tokens: 2, past: 0 }], 0, 7).unwrap();
+//! work.clear();
+//! assert!(work.results(0).iter().flatten().all(|v| v.is_nan()), "nothing is written yet");
+//! ```
+
+use crate::TuneError;
+use memmap2::MmapMut;
+use tilewright_codegen::pack::{Layout, LevelLayout, QuantLayout, ROWS, Store};
+use tilewright_codegen::schedules::{Data, Operand, Operands};
+use tilewright_ir::kernel::interp::Pointer;
+use tilewright_runtime::plan::ScalarArg;
+
+/// Bytes before and behind what a buffer holds. Kernels may read a vector past the end; nothing may be written there.
+const GUARD: usize = 4096;
+/// What guards hold.
+const GUARD_BYTE: u8 = 0xa5;
+/// What results hold before a run: no number in any float type, so what was not written shows.
+const UNWRITTEN: u8 = 0xff;
+/// Positions of a cache.
+pub const CAPACITY: u64 = 2048;
+/// Most copies of what is cold.
+const MAX_COPIES: usize = 1024;
+
+/// The scalars of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scenario {
+    /// Tokens of the run.
+    pub tokens: u32,
+    /// Positions in the cache before it.
+    pub past: u32,
+}
+
+/// One buffer of one argument.
+struct Buffer {
+    map: MmapMut,
+    bytes: usize,
+}
+
+impl Buffer {
+    fn new(bytes: u64) -> Result<Buffer, TuneError> {
+        let fail = |source| TuneError::Memory { bytes, source };
+        let bytes = usize::try_from(bytes).map_err(|_| fail(std::io::ErrorKind::OutOfMemory.into()))?;
+        let length = bytes.checked_add(2 * GUARD).ok_or_else(|| fail(std::io::ErrorKind::OutOfMemory.into()))?;
+        Ok(Buffer { map: MmapMut::map_anon(length).map_err(fail)?, bytes })
+    }
+
+    fn data(&self) -> &[u8] {
+        &self.map[GUARD..GUARD + self.bytes]
+    }
+
+    fn data_mut(&mut self) -> &mut [u8] {
+        &mut self.map[GUARD..GUARD + self.bytes]
+    }
+}
+
+/// Arguments for calls of one operation.
+pub struct Work {
+    operands: Operands,
+    scenarios: Vec<Scenario>,
+    /// Of each argument: one buffer, or as many as there are copies.
+    buffers: Vec<Vec<Buffer>>,
+    copies: usize,
+    /// Pointers of each copy.
+    args: Vec<Vec<*mut u8>>,
+    /// Scalars of each scenario.
+    scalars: Vec<Vec<i64>>,
+}
+
+impl Work {
+    /// Data from `seed`; what is cold comes in copies of `rotate` bytes in all, at least one.
+    pub fn new(operands: &Operands, scenarios: &[Scenario], rotate: u64, seed: u64) -> Result<Work, TuneError> {
+        let tokens = u64::from(operands.max_tokens);
+        let bytes = |o: &Operand| o.data.bytes(tokens, CAPACITY);
+        let is_cold = |o: &Operand| o.data.is_cold() && !o.written;
+        let cold: u64 = operands.pointers.iter().filter(|o| is_cold(o)).map(bytes).sum();
+        let copies = rotate.div_ceil(cold.max(1)).clamp(1, MAX_COPIES as u64) as usize;
+        let copies = if cold == 0 { 1 } else { copies };
+        let mut random = Random(seed);
+        let mut buffers = vec![];
+        for operand in &operands.pointers {
+            let mut first = Buffer::new(bytes(operand))?;
+            if operand.written {
+                first.map[..GUARD].fill(GUARD_BYTE);
+                first.map[GUARD + first.bytes..].fill(GUARD_BYTE);
+            } else {
+                fill(&operand.data, first.data_mut(), &mut random);
+            }
+            let mut all = vec![first];
+            for _ in 1..if is_cold(operand) { copies } else { 1 } {
+                let mut copy = Buffer::new(bytes(operand))?;
+                copy.data_mut().copy_from_slice(all[0].data());
+                all.push(copy);
+            }
+            buffers.push(all);
+        }
+        let mut work = Work {
+            operands: operands.clone(),
+            scenarios: scenarios.to_vec(),
+            buffers,
+            copies,
+            args: vec![],
+            scalars: vec![],
+        };
+        work.args = (0..copies).map(|c| work.pointers(c)).collect();
+        work.scalars = scenarios.iter().map(|s| work.scalars_of(s)).collect();
+        Ok(work)
+    }
+
+    fn pointers(&mut self, copy: usize) -> Vec<*mut u8> {
+        let pick = |all: &mut Vec<Buffer>| {
+            let i = copy % all.len();
+            all[i].data_mut().as_mut_ptr()
+        };
+        self.buffers.iter_mut().map(pick).collect()
+    }
+
+    fn scalars_of(&self, s: &Scenario) -> Vec<i64> {
+        let value = |a: &ScalarArg| match *a {
+            ScalarArg::Const(c) => c,
+            ScalarArg::Tokens => s.tokens.into(),
+            ScalarArg::Past => s.past.into(),
+            ScalarArg::Capacity => CAPACITY as i64,
+        };
+        self.operands.scalars.iter().map(value).collect()
+    }
+
+    /// Copies of what is cold.
+    pub fn copies(&self) -> usize {
+        self.copies
+    }
+
+    /// The scenarios.
+    pub fn scenarios(&self) -> &[Scenario] {
+        &self.scenarios
+    }
+
+    /// Pointer arguments with copy `copy`.
+    pub(crate) fn args(&self, copy: usize) -> *const *mut u8 {
+        self.args[copy % self.copies].as_ptr()
+    }
+
+    /// Scalar arguments of scenario `index`.
+    pub(crate) fn scalars(&self, index: usize) -> *const i64 {
+        self.scalars[index % self.scalars.len()].as_ptr()
+    }
+
+    /// The same arguments for the interpreter: its buffers, pointers and scalars.
+    pub(crate) fn interpreted(&mut self, scenario: usize) -> (Vec<&mut [u8]>, Vec<Pointer>, Vec<i64>) {
+        let pointers = (0..self.buffers.len()).map(|buffer| Pointer { buffer, offset: 0 }).collect();
+        let scalars = self.scalars[scenario].clone();
+        // The padding of the last row belongs to it; more does not.
+        let buffers = self.buffers.iter_mut().map(|b| b[0].data_mut()).collect();
+        (buffers, pointers, scalars)
+    }
+
+    /// Forgets all results.
+    pub fn clear(&mut self) {
+        for (operand, buffers) in self.operands.pointers.iter().zip(&mut self.buffers) {
+            if operand.written {
+                buffers[0].data_mut().fill(UNWRITTEN);
+            }
+        }
+    }
+
+    /// Whether nothing was written beside the results.
+    pub fn guards_hold(&self) -> bool {
+        let holds = |b: &Buffer| {
+            let (head, tail) = (&b.map[..GUARD], &b.map[GUARD + b.bytes..GUARD + b.bytes + GUARD]);
+            head.iter().chain(tail).all(|&v| v == GUARD_BYTE)
+        };
+        self.operands.pointers.iter().zip(&self.buffers).all(|(o, b)| !o.written || holds(&b[0]))
+    }
+
+    /// The values of each result after a run of scenario `index`, not-a-number where none was written.
+    pub fn results(&self, index: usize) -> Vec<Vec<f32>> {
+        let tokens = self.scenarios[index].tokens as usize;
+        let written = self.operands.pointers.iter().zip(&self.buffers).filter(|(o, _)| o.written);
+        written.map(|(o, b)| values(&o.data, b[0].data(), tokens)).collect()
+    }
+}
+
+/// What `bytes` mean.
+fn values(data: &Data, bytes: &[u8], tokens: usize) -> Vec<f32> {
+    let float = |b: &[u8]| f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+    match data {
+        Data::Rows { width, stride } => {
+            let row = |t: usize| bytes[t * *stride as usize..][..*width as usize * 4].chunks_exact(4).map(float);
+            (0..tokens).flat_map(row).collect()
+        }
+        Data::Q8(rows) => {
+            bytes.chunks_exact((rows.bytes() as usize).max(1)).take(tokens).flat_map(|r| rows.decode(r)).collect()
+        }
+        Data::Ids { stride, .. } => {
+            let id = |t: usize| i32::from_le_bytes(bytes[t * *stride as usize..][..4].try_into().unwrap_or([0; 4]));
+            (0..tokens).map(id).map(|v| if v < 0 { f32::NAN } else { v as f32 }).collect()
+        }
+        Data::Cache { .. } => bytes.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+        Data::Vector(_) | Data::Angles { .. } | Data::Weights { .. } => bytes.chunks_exact(4).map(float).collect(),
+    }
+}
+
+fn fill(data: &Data, out: &mut [u8], random: &mut Random) {
+    match data {
+        Data::Weights { layout, .. } => weights(layout, out, random),
+        Data::Vector(_) => floats(out, || 0.5 + random.unit()),
+        Data::Rows { .. } => floats(out, || random.signed()),
+        Data::Q8(rows) => {
+            for row in out.chunks_exact_mut(rows.bytes() as usize) {
+                let x: Vec<f32> = (0..rows.width).map(|_| random.signed()).collect();
+                rows.encode(&x, row);
+            }
+        }
+        Data::Ids { stride, below } => {
+            for row in out.chunks_mut(*stride as usize) {
+                let id = (random.next() % below.max(&1)) as i32;
+                row[..4].copy_from_slice(&id.to_le_bytes());
+            }
+        }
+        Data::Cache { .. } => {
+            for v in out.chunks_exact_mut(2) {
+                v.copy_from_slice(&half::f16::from_f32(random.signed()).to_le_bytes());
+            }
+        }
+        Data::Angles { pairs } => {
+            for row in out.chunks_exact_mut((*pairs as usize * 8).max(1)) {
+                let angles: Vec<f32> = (0..*pairs).map(|_| random.unit() * 6.0).collect();
+                let (cos, sin) = row.split_at_mut(*pairs as usize * 4);
+                let mut each = angles.iter();
+                floats(cos, || each.next().map_or(1.0, |a| a.cos()));
+                let mut each = angles.iter();
+                floats(sin, || each.next().map_or(0.0, |a| a.sin()));
+            }
+        }
+    }
+}
+
+fn floats(out: &mut [u8], mut next: impl FnMut() -> f32) {
+    out.chunks_exact_mut(4).for_each(|v| v.copy_from_slice(&next().to_le_bytes()));
+}
+
+fn weights(layout: &Layout, out: &mut [u8], random: &mut Random) {
+    match layout {
+        Layout::Float(store) => {
+            out.chunks_exact_mut(store.bytes() as usize).for_each(|v| store_float(*store, 0.1 * random.signed(), v));
+        }
+        Layout::Quant(q) => {
+            for block in out.chunks_exact_mut(q.bytes as usize) {
+                // Codes: any bits are valid.
+                for word in block[q.codes as usize..].chunks_mut(8) {
+                    word.copy_from_slice(&random.next().to_le_bytes()[..word.len()]);
+                }
+                level(q, &q.scale, 1.0, block, random);
+                // Minima below zero, as large as the middle code, put the values around it.
+                let bits: u32 = q.planes.iter().sum();
+                if let Some(min) = &q.min {
+                    level(q, min, -f32::from(1u16 << (bits.min(8) - 1)), block, random);
+                }
+            }
+        }
+    }
+}
+
+/// One level of scales: up to a tenth times `factor`, split between both levels if there are two.
+fn level(q: &QuantLayout, l: &LevelLayout, factor: f32, block: &mut [u8], random: &mut Random) {
+    let size = l.store.bytes() as usize;
+    let most = if l.sub.is_some() { 0.1 / 32.0 } else { 0.1 };
+    for row in 0..ROWS as usize {
+        let value = factor * most * (0.1 + 0.9 * random.unit());
+        store_float(l.store, value, &mut block[l.top as usize + row * size..]);
+    }
+    if let Some(at) = l.sub {
+        let subs = (q.block / q.group * ROWS) as usize;
+        for v in &mut block[at as usize..at as usize + subs] {
+            *v = 1 + (random.next() % 31) as u8;
+        }
+    }
+}
+
+fn store_float(store: Store, v: f32, out: &mut [u8]) {
+    match store {
+        Store::F32 => out[..4].copy_from_slice(&v.to_le_bytes()),
+        Store::F16 => out[..2].copy_from_slice(&half::f16::from_f32(v).to_le_bytes()),
+        Store::BF16 => out[..2].copy_from_slice(&half::bf16::from_f32(v).to_le_bytes()),
+    }
+}
+
+/// SplitMix64.
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// In 0..1.
+    fn unit(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1u32 << 24) as f32
+    }
+
+    /// Of either sign, between a twentieth and one.
+    fn signed(&mut self) -> f32 {
+        let v = 0.05 + 0.95 * self.unit();
+        if self.next() & 1 == 0 { v } else { -v }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tilewright_codegen::schedules::Q8Rows;
+
+    #[test]
+    fn inputs_are_ordinary_numbers() {
+        let level = |top, sub| LevelLayout { store: Store::F16, top, sub };
+        let quant = QuantLayout {
+            block: 256,
+            group: 32,
+            planes: vec![4],
+            zero: 0,
+            table: None,
+            scale: level(0, Some(64)),
+            min: Some(level(32, Some(192))),
+            codes: 320,
+            bytes: 320 + 16 * 128,
+        };
+        let mut random = Random(3);
+        let mut block = vec![0; quant.bytes as usize];
+        weights(&Layout::Quant(quant), &mut block, &mut random);
+        for at in (0..64).step_by(2) {
+            let v = half::f16::from_le_bytes([block[at], block[at + 1]]).to_f32();
+            assert!(v.is_normal() && v.abs() < 0.1 && (v < 0.0) == (at >= 32), "{at}: {v}");
+        }
+        for data in [
+            Data::Rows { width: 30, stride: 128 },
+            Data::Q8(Q8Rows { width: 64 }),
+            Data::Vector(5),
+            Data::Angles { pairs: 3 },
+            Data::Cache { heads: 1, head_dim: 4 },
+        ] {
+            let mut bytes = vec![0; data.bytes(3, 5) as usize];
+            fill(&data, &mut bytes, &mut random);
+            let all = values(&data, &bytes, 3);
+            assert!(!all.is_empty() && all.iter().all(|v| v.is_finite() && *v != 0.0), "{data:?}: {all:?}");
+        }
+    }
+
+    #[test]
+    fn cold_data_rotates() {
+        let weights = Data::Weights { layout: Layout::Float(Store::F32), rows: 16, cols: 16 };
+        let data = [weights, Data::Rows { width: 16, stride: 64 }];
+        let pointers = data.map(|data| Operand { written: matches!(data, Data::Rows { .. }), data }).to_vec();
+        let operands = Operands { max_tokens: 1, pointers, scalars: vec![], macs: 0, macs_per_position: 0, window: 0 };
+        let mut work = Work::new(&operands, &[Scenario { tokens: 1, past: 0 }], 10_000, 1).expect("memory");
+        assert_eq!(work.copies(), 10);
+        assert_ne!(work.args[0][0], work.args[1][0]);
+        assert_eq!(work.args[0][1], work.args[1][1]);
+        assert!(work.guards_hold());
+        work.buffers[1][0].map[GUARD - 1] = 0;
+        assert!(!work.guards_hold());
+    }
+}

@@ -1,0 +1,166 @@
+//! Parameters of kernels: from a record of this machine where there is a good one, else the schedule's defaults.
+//!
+//! A record is believed only after its back end is found and its parameters are a point of the schedule's space that the
+//! back end compiles. One that is not is a miss that is said aloud, never an error.
+
+use crate::{BuildOptions, DriverError};
+use serde_json::{Map, Value, json};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use tilewright_autotune::candidate::{is_tunable, params_in};
+use tilewright_autotune::fingerprint::Device;
+use tilewright_autotune::layers::{Layer, Layers};
+use tilewright_autotune::record::Record;
+use tilewright_autotune::tuner;
+use tilewright_codegen::backend::{self, Backend};
+use tilewright_codegen::schedules::{Params, Schedule, defaults};
+use tilewright_codegen::target::Target;
+
+/// What a build does about records.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TuneMode {
+    /// Uses none.
+    Off,
+    /// Uses those there are.
+    #[default]
+    Cached,
+    /// Makes those that are missing, quickly.
+    Quick,
+    /// Makes those that are missing, thoroughly.
+    Full,
+}
+
+impl TuneMode {
+    /// How missing records are made, if they are.
+    pub fn level(self) -> Option<tuner::Level> {
+        match self {
+            TuneMode::Off | TuneMode::Cached => None,
+            TuneMode::Quick => Some(tuner::Level::Quick),
+            TuneMode::Full => Some(tuner::Level::Full),
+        }
+    }
+}
+
+/// How one operation is made.
+#[derive(Clone)]
+pub(crate) struct Chosen {
+    /// What its records are kept under.
+    pub op: String,
+    pub params: Params,
+    /// `None` for the default of the kernel at hand.
+    pub backend: Option<&'static dyn Backend>,
+    /// Whether there was anything to choose.
+    pub tunable: bool,
+    pub record: Option<(Record, Layer)>,
+}
+
+/// Opens the layers of this machine; none if the options name no folder or want none.
+pub(crate) fn layers(options: &BuildOptions) -> Result<Option<Layers>, DriverError> {
+    match &options.records {
+        Some(root) if options.tune != TuneMode::Off => {
+            Ok(Some(Layers::open(root, &Device::detect(), &tuner::compiler())?))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// The record of an operation that was measured here.
+pub(crate) fn find<'a>(layers: &'a Layers, op: &str, options: &BuildOptions) -> Option<(&'a Record, Layer)> {
+    let found = layers.find(op, &options.target.name, options.threads)?;
+    found.measured_here.then_some((found.record, found.layer))
+}
+
+/// Chooses for one build.
+pub(crate) struct Chooser<'a> {
+    options: &'a BuildOptions,
+    layers: Option<Layers>,
+    chosen: RefCell<BTreeMap<String, Rc<Chosen>>>,
+    warnings: RefCell<Vec<String>>,
+}
+
+impl<'a> Chooser<'a> {
+    pub(crate) fn new(options: &'a BuildOptions) -> Result<Chooser<'a>, DriverError> {
+        let layers = layers(options)?;
+        let warnings = layers.iter().flat_map(|l| l.warnings()).map(ToString::to_string).collect();
+        Ok(Chooser { options, layers, chosen: RefCell::default(), warnings: RefCell::new(warnings) })
+    }
+
+    /// What was ignored.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        self.warnings.borrow().clone()
+    }
+
+    /// How `schedule` is made.
+    pub(crate) fn choose(&self, schedule: &dyn Schedule) -> Rc<Chosen> {
+        let signature = schedule.signature();
+        if let Some(known) = self.chosen.borrow().get(&signature) {
+            return known.clone();
+        }
+        let tunable = is_tunable(schedule);
+        let space = schedule.space();
+        let params = defaults(&space);
+        // Its hash costs a build of the kernel: only where there may be a record.
+        let op = if tunable && self.options.records.is_some() { tuner::operation(schedule) } else { signature.clone() };
+        let mut chosen = Chosen { op, params, backend: None, tunable, record: None };
+        let found = self.layers.as_ref().filter(|_| tunable).and_then(|l| find(l, &chosen.op, self.options));
+        if let Some((record, layer)) = found {
+            match valid(schedule, record, &self.options.target) {
+                Ok((params, backend)) => {
+                    chosen.record = Some((record.clone(), layer));
+                    (chosen.params, chosen.backend) = (params, Some(backend));
+                }
+                Err(why) => {
+                    let text = format!("the record {} is not used: {why}", record.key().id());
+                    self.warnings.borrow_mut().push(text);
+                }
+            }
+        }
+        let chosen = Rc::new(chosen);
+        self.chosen.borrow_mut().insert(signature, chosen.clone());
+        chosen
+    }
+
+    /// The first operation without a record is an error if the options say so.
+    pub(crate) fn check_frozen(&self) -> Result<(), DriverError> {
+        let missing = |c: &&Rc<Chosen>| c.tunable && c.record.is_none();
+        match self.chosen.borrow().values().find(missing).filter(|_| self.options.frozen) {
+            Some(c) => Err(DriverError::NoRecord { op: c.op.clone(), threads: self.options.threads }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The parameters and the back end of a record, or why it cannot be used.
+fn valid(schedule: &dyn Schedule, record: &Record, target: &Target) -> Result<(Params, &'static dyn Backend), String> {
+    let params = params_in(&schedule.space(), &record.params)?;
+    let name = &record.backend;
+    let backend = backend::find(name).ok_or_else(|| format!("there is no back end {name}"))?;
+    let kernel = schedule.build("k", &params);
+    match backend.check(&kernel, target) {
+        Ok(()) => Ok((params, backend)),
+        Err(faults) => Err(faults.first().map_or_else(String::new, ToString::to_string)),
+    }
+}
+
+impl Chosen {
+    /// Parameters and back end, for reports.
+    pub(crate) fn choice(&self, backend: &str) -> Value {
+        let params = self.params.iter().map(|(k, v)| (k.to_string(), Value::from(*v)));
+        Value::Object(params.chain([("backend".to_string(), backend.into())]).collect::<Map<_, _>>())
+    }
+
+    /// Why, for reports.
+    pub(crate) fn why(&self) -> Value {
+        let Some((r, layer)) = &self.record else {
+            let reason = if self.tunable { "no tuning record" } else { "nothing to choose" };
+            return json!({ "from": "default", "reason": reason, "op": self.op });
+        };
+        let round = |v: f64, digits: i32| (v * 10f64.powi(digits)).round() / 10f64.powi(digits);
+        json!({
+            "from": layer.name(), "date": r.date, "tried": r.tried, "rejected": r.rejected, "search": r.search,
+            "us": round(r.ns / 1e3, 2), "default_us": round(r.default_ns / 1e3, 2), "gain": round(r.gain(), 3),
+            "roofline": round(r.floor_ns / r.ns, 3), "op": self.op,
+        })
+    }
+}
