@@ -58,12 +58,15 @@ fn panel_space(layout: &Layout, panels: u64, cols: u64, max_tokens: u32, pair: u
     // About 48 KB a chunk: a few µs, long enough to hide the claim, short enough to share out evenly.
     let ideal = (49_152 / bytes).clamp(1, panels.max(1)).div_ceil(pair) * pair;
     let mut chunk = vec![ideal as i64];
-    chunk.extend([1, 2, 4, 6, 12, 24].into_iter().filter(|&c| (c as u64).is_multiple_of(pair) && c != ideal as i64));
+    chunk.extend(
+        [1, 2, 4, 6, 12, 24, 48, 96].into_iter().filter(|&c| (c as u64).is_multiple_of(pair) && c != ideal as i64),
+    );
     let many = max_tokens > 1;
     vec![
         Axis { name: "panels", values: chunk },
         Axis { name: "lanes", values: vec![16, 8, 4] },
         Axis { name: "group", values: vec![1, 2] },
+        Axis { name: "ahead", values: if many { vec![0] } else { vec![0, 1024, 2048, 4096, 512] } },
         Axis { name: "tokens", values: if many { vec![8, 2, 3, 4, 6, 12, 1] } else { vec![1] } },
     ]
 }
@@ -121,7 +124,7 @@ impl Schedule for Matmul {
                 let xs = token_rows(b, x, ids, self.x.stride(self.cols));
                 for part in 0..ROWS / u64::from(lanes) {
                     let lane0 = part * u64::from(lanes);
-                    let sums = dot(b, &self.layout, self.cols, &panels, lane0, lanes, &xs, self.x);
+                    let sums = dot(b, &self.layout, self.cols, &panels, lane0, lanes, &xs, self.x, p["ahead"]);
                     let results = sums.iter().zip(&columns).flat_map(|(s, &c)| s.iter().zip(ids).map(move |r| (c, r)));
                     for (column, (&sum, &id)) in results {
                         let at = |b: &mut KernelBuilder, p: Value, stride: u64| {
@@ -165,13 +168,14 @@ fn dot(
     lanes: u16,
     xs: &[Value],
     x: Activations,
+    ahead: i64,
 ) -> Vec<Vec<Value>> {
     let q8 = Q8Rows { width: cols };
     let rows = match x {
         Activations::F32 { .. } => Rows::F32(xs),
         Activations::Q8 => Rows::Q8(xs, &q8),
     };
-    panel_dot(b, layout, cols, panels, first, lanes, &rows)
+    panel_dot(b, layout, cols, panels, first, lanes, &rows, ahead)
 }
 
 fn token_rows(b: &mut KernelBuilder, x: Value, ids: &[Value], stride: u64) -> Vec<Value> {
@@ -285,18 +289,19 @@ impl Schedule for Glu {
                             b.store(y, stage, at(j));
                         };
                         if together > 1 && self.gate == self.up {
-                            let both = dot(b, &self.gate, self.cols, &[g, u], lane0, lanes, &xs, self.x);
+                            let both = dot(b, &self.gate, self.cols, &[g, u], lane0, lanes, &xs, self.x, p["ahead"]);
                             for (j, (&gate, &up)) in both[0].iter().zip(&both[1]).enumerate() {
                                 write(b, j, gate, up);
                             }
                             continue;
                         }
-                        let gates = dot(b, &self.gate, self.cols, &[g], lane0, lanes, &xs, self.x).remove(0);
+                        let gates =
+                            dot(b, &self.gate, self.cols, &[g], lane0, lanes, &xs, self.x, p["ahead"]).remove(0);
                         // Held in memory while the second product needs the registers.
                         for (j, &v) in gates.iter().enumerate() {
                             b.store(v, stage, at(j));
                         }
-                        let ups = dot(b, &self.up, self.cols, &[u], lane0, lanes, &xs, self.x).remove(0);
+                        let ups = dot(b, &self.up, self.cols, &[u], lane0, lanes, &xs, self.x, p["ahead"]).remove(0);
                         for (j, v) in ups.into_iter().enumerate() {
                             let gate = b.load(Type::F32.x(lanes), stage, at(j));
                             write(b, j, gate, v);

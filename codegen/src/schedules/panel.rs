@@ -25,7 +25,9 @@ pub(super) enum Rows<'a> {
 }
 
 /// `lanes` rows of each of `panels`, from row `first` on, times each token's row of `cols` elements:
-/// one `f32 x lanes` a panel and token. Panels that are computed together share the reads of activations.
+/// one `f32 x lanes` a panel and token. Panels that are computed together share the reads of activations. With `ahead`,
+/// the weights that far ahead (in bytes) are prefetched.
+#[allow(clippy::too_many_arguments, reason = "all that a product is")]
 pub(super) fn panel_dot(
     b: &mut KernelBuilder,
     layout: &Layout,
@@ -34,14 +36,15 @@ pub(super) fn panel_dot(
     first: u64,
     lanes: u16,
     x: &Rows<'_>,
+    ahead: i64,
 ) -> Vec<Vec<Value>> {
     match (layout, x) {
         (Layout::Float(store), Rows::F32(x)) => {
-            panels.iter().map(|&p| float_dot(b, *store, cols, p, first, lanes, x)).collect()
+            panels.iter().map(|&p| float_dot(b, *store, cols, p, first, lanes, x, ahead)).collect()
         }
         (Layout::Quant(q), Rows::Q8(x, rows)) => {
             let table = code_table(b, q);
-            QuantDot { q, x, rows, first, lanes, table }.dot(b, cols, panels)
+            QuantDot { q, x, rows, first, lanes, table, ahead }.dot(b, cols, panels)
         }
         (Layout::Quant(q), Rows::F32(x)) => {
             panels.iter().map(|&p| quant_f32_dot(b, q, cols, p, first, lanes, x)).collect()
@@ -50,6 +53,7 @@ pub(super) fn panel_dot(
     }
 }
 
+#[allow(clippy::too_many_arguments, reason = "one kind of panel_dot")]
 fn float_dot(
     b: &mut KernelBuilder,
     store: Store,
@@ -58,6 +62,7 @@ fn float_dot(
     first: u64,
     lanes: u16,
     x: &[Value],
+    ahead: i64,
 ) -> Vec<Value> {
     let (size, step) = (store.bytes(), 4u64);
     let zero = b.f32(lanes, 0.0);
@@ -67,6 +72,7 @@ fn float_dot(
     b.for_(lo, hi, unroll as i64, &init, |b, k, acc| {
         let mut acc = acc.to_vec();
         let w = b.index(panel, k, (ROWS * size) as i64);
+        prefetch(b, w, unroll * ROWS * size, ahead);
         let xs: Vec<Value> = x.iter().map(|&x| b.index(x, k, 4)).collect();
         for u in 0..unroll {
             let wv = b.load_f32(scalar(store), lanes, w, ((u * ROWS + first) * size) as i64);
@@ -79,6 +85,16 @@ fn float_dot(
         acc
     })
 }
+
+/// Asks for the lines of `bytes` bytes at `p + ahead`.
+fn prefetch(b: &mut KernelBuilder, p: Value, bytes: u64, ahead: i64) {
+    if ahead > 0 {
+        (0..bytes.div_ceil(LINE)).for_each(|line| b.prefetch(p, ahead + (line * LINE) as i64));
+    }
+}
+
+/// Bytes of a cache line.
+const LINE: u64 = 64;
 
 /// One level of scales of a block, ready to be multiplied.
 fn top(b: &mut KernelBuilder, l: &LevelLayout, block: Value, first: u64, lanes: u16) -> Value {
@@ -186,6 +202,8 @@ struct QuantDot<'a> {
     first: u64,
     lanes: u16,
     table: Option<Value>,
+    /// Bytes ahead to prefetch weights, 0 for not at all.
+    ahead: i64,
 }
 
 impl QuantDot<'_> {
@@ -203,6 +221,7 @@ impl QuantDot<'_> {
             if !two_level && units == 1 {
                 return self.one_level(b, &bases, block, acc);
             }
+            bases.iter().for_each(|&base| prefetch(b, base, q.codes, self.ahead));
             let unit0 = b.mul_imm(block, units as i64);
             let per = if q.min.is_some() { 2 } else { 1 };
             // Sums of the sub-scaled products, and of the sub-scaled mins, over the units of the block.
@@ -305,6 +324,7 @@ impl QuantDot<'_> {
     /// A block of one unit with one level of scales: straight into the accumulators.
     fn one_level(&self, b: &mut KernelBuilder, bases: &[Value], unit: Value, acc: &[Value]) -> Vec<Value> {
         let q = self.q;
+        bases.iter().for_each(|&base| prefetch(b, base, q.bytes, self.ahead));
         let products = self.products(b, bases, unit);
         let mut out = acc.to_vec();
         // Only now: scales in registers during the products would be spilled (0-7 % of the kernel).
@@ -335,6 +355,7 @@ impl QuantDot<'_> {
         let (tokens, n) = (self.x.len(), self.x.len() * bases.len());
         let unit = b.add(unit0, u);
         let units: Vec<Value> = bases.iter().map(|&base| b.index(base, u, unit_bytes(q) as i64)).collect();
+        units.iter().for_each(|&at| prefetch(b, at, unit_bytes(q), self.ahead));
         let products = self.products(b, &units, unit);
         let mut out = sums.to_vec();
         for (g, product) in products.iter().enumerate() {

@@ -1,7 +1,7 @@
 //! Persistent workers that walk one list of kernel calls together.
 //!
-//! All workers, the calling thread among them, go through the same [`CallList`]. A call's chunks are claimed one by one
-//! by whoever comes first; a call is over when all its chunks are *finished*, not when all workers have arrived. So a
+//! All workers, the calling thread among them, go through the same [`CallList`]. A call's chunks are claimed one by one,
+//! by each worker first in a region of its own, then wherever some are left; a call is over when all its chunks are *finished*, not when all workers have arrived. So a
 //! worker that loses its core delays the others by the chunk it holds and no more.
 //!
 //! Neighbouring calls of a single chunk are one unit of work: passing them from core to core gains nothing.
@@ -37,11 +37,12 @@ impl Pool {
     /// Starts `threads - 1` threads; the caller of [`Pool::run`] is one more. With `profile`, [`Pool::times`] counts.
     pub fn new(threads: usize, lists: Vec<CallList>, profile: bool) -> Result<Pool, RunError> {
         let times = profile.then(|| lists.iter().map(|list| vec![0; list.steps.len()]).collect());
-        let shared = Arc::new(Shared::new(lists, !profile));
+        let shared = Arc::new(Shared::new(lists, !profile, threads));
         let mut pool = Pool { shared, helpers: Vec::new(), next_unit: 1, times };
         for index in 1..threads {
             let shared = pool.shared.clone();
-            let thread = std::thread::Builder::new().name(format!("tilewright-{index}")).spawn(move || shared.serve());
+            let thread =
+                std::thread::Builder::new().name(format!("tilewright-{index}")).spawn(move || shared.serve(index));
             pool.helpers.push(thread.map_err(|source| RunError::Thread { index, source })?);
         }
         Ok(pool)
@@ -70,7 +71,7 @@ impl Pool {
         self.shared.publish(&job);
         match self.times.as_mut() {
             // SAFETY: the caller's promise.
-            None => unsafe { self.shared.walk(&job, |_| {}) },
+            None => unsafe { self.shared.walk(0, &job, |_| {}) },
             Some(times) => {
                 let mut before = std::time::Instant::now();
                 let record = |first: usize| {
@@ -79,7 +80,7 @@ impl Pool {
                     before = now;
                 };
                 // SAFETY: the caller's promise.
-                unsafe { self.shared.walk(&job, record) }
+                unsafe { self.shared.walk(0, &job, record) }
             }
         }
     }

@@ -1,10 +1,14 @@
 //! The walk: claiming and finishing chunks.
 //!
-//! Every unit that ever runs has a number of its own, counted over all runs. The two counters of a unit, chunks claimed
-//! and chunks finished, hold that number above 16 bits of count, so nothing is ever reset: the first claimer lifts a
-//! counter over its old value, and a worker that overslept sees larger numbers everywhere and runs through its list
-//! without touching data. A unit starts only after the one before it is finished, so a few pairs of counters, used in
-//! turn, serve lists of any length and stay in the nearest cache.
+//! Every unit that ever runs has a number of its own, counted over all runs. The counters of a unit, chunks claimed and
+//! chunks finished, hold that number above 16 bits of count, so nothing is ever reset: the first claimer lifts a counter
+//! over its old value, and a worker that overslept sees larger numbers everywhere and runs through its list without
+//! touching data. A unit starts only after the one before it is finished, so a few sets of counters, used in turn, serve
+//! lists of any length and stay in the nearest cache.
+//!
+//! The chunks of a unit are divided into as many regions as there are workers, each with a counter of what is claimed of
+//! it. A worker begins in its own region and goes on in those of others, so that it reads one stretch of the weights from
+//! end to end, as the machine likes best, and yet nobody waits for a worker that has lost its core.
 //!
 //! What a run is (first unit number, list, head or not) is one word, read once: a late worker cannot mix two runs.
 
@@ -15,7 +19,7 @@ use super::wait::Sleep;
 
 /// Bits of a counter that count chunks, and of a job that name list and head.
 const BITS: u32 = 16;
-/// Pairs of counters. Two would do; with more, a late worker reads lines that nobody writes at the moment.
+/// Sets of counters. Two would do; with more, a late worker reads lines that nobody writes at the moment.
 const RING: usize = 4;
 /// The job that ends a worker.
 pub(super) const STOP: u64 = u64::MAX;
@@ -25,9 +29,9 @@ pub(super) const STOP: u64 = u64::MAX;
 #[derive(Default)]
 struct Counter(AtomicU64);
 
-#[derive(Default)]
 struct Slot {
-    claimed: Counter,
+    /// Of each region.
+    claimed: Box<[Counter]>,
     finished: Counter,
 }
 
@@ -58,10 +62,12 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(lists: Vec<CallList>, merge: bool) -> Shared {
+    pub(super) fn new(lists: Vec<CallList>, merge: bool, workers: usize) -> Shared {
         assert!(lists.len() < 1 << (BITS - 1), "too many call lists");
         let units = lists.iter().map(|list| list.units(merge)).collect();
-        let (slots, job, sleep) = Default::default();
+        let regions = || (0..workers.max(1)).map(|_| Counter::default()).collect();
+        let slots = std::array::from_fn(|_| Slot { claimed: regions(), finished: Counter::default() });
+        let (job, sleep) = Default::default();
         Shared { lists: lists.into(), units, slots, job, sleep }
     }
 
@@ -78,8 +84,8 @@ impl Shared {
         self.sleep.wake();
     }
 
-    /// A helper's life.
-    pub(super) fn serve(&self) {
+    /// The life of helper number `worker`.
+    pub(super) fn serve(&self, worker: usize) {
         let mut seen = 0;
         loop {
             self.sleep.until(|| self.job.load(Ordering::SeqCst) != seen);
@@ -89,22 +95,22 @@ impl Shared {
             }
             // SAFETY: a job is published only inside `Pool::run`, whose caller vouches for the list. If that run is over
             // by now, all its chunks are claimed and none is called from here.
-            unsafe { self.walk(&Job::unpack(seen), |_| {}) };
+            unsafe { self.walk(worker, &Job::unpack(seen), |_| {}) };
         }
     }
 
-    /// Walks a job to its end; `done` gets the first step of each unit after it.
+    /// Walks a job to its end as worker number `worker`; `done` gets the first step of each unit after it.
     ///
     /// # Safety
     ///
     /// As [`super::Pool::run`].
-    pub(super) unsafe fn walk(&self, job: &Job, mut done: impl FnMut(usize)) {
+    pub(super) unsafe fn walk(&self, worker: usize, job: &Job, mut done: impl FnMut(usize)) {
         let steps = &self.lists[job.list].steps;
         for (number, unit) in (job.first..).zip(self.units(job)) {
             let slot = &self.slots[number as usize % RING];
             let base = number << BITS;
             let end = base + u64::from(unit.chunks);
-            while let Some(chunk) = slot.claim(base, end) {
+            while let Some(chunk) = slot.claim(worker, base, u64::from(unit.chunks)) {
                 for step in &steps[unit.first as usize..unit.end as usize] {
                     // SAFETY: the caller's promise, and no other worker has this chunk.
                     unsafe { (step.kernel)(step.args, step.scalars, chunk) };
@@ -119,21 +125,38 @@ impl Shared {
     }
 }
 
-impl Slot {
-    /// Claims a chunk of the unit at `base`; `None` when all are claimed or the unit is of the past.
+impl Counter {
+    /// Claims one of the `n` chunks of a region of the unit at `base`; `None` when all are claimed or the unit is of the
+    /// past.
     #[inline]
-    fn claim(&self, base: u64, end: u64) -> Option<i64> {
-        let mut at = self.claimed.0.load(Ordering::Acquire);
+    fn claim(&self, base: u64, n: u64) -> Option<u64> {
+        let mut at = self.0.load(Ordering::Acquire);
         loop {
-            if at >= end {
+            if at >= base + n {
                 return None;
             }
             let next = at.max(base);
-            match self.claimed.0.compare_exchange_weak(at, next + 1, Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) => return Some((next - base) as i64),
+            match self.0.compare_exchange_weak(at, next + 1, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return Some(next - base),
                 Err(now) => at = now,
             }
         }
+    }
+}
+
+impl Slot {
+    /// Claims one of the `chunks` chunks of the unit at `base`, of `worker`'s own region while there are any.
+    #[inline]
+    fn claim(&self, worker: usize, base: u64, chunks: u64) -> Option<i64> {
+        let regions = self.claimed.len();
+        (worker..worker + regions).find_map(|i| {
+            let region = (i % regions) as u64;
+            let [from, to] = [region, region + 1].map(|r| chunks * r / regions as u64);
+            if from == to {
+                return None;
+            }
+            self.claimed[region as usize].claim(base, to - from).map(|k| (from + k) as i64)
+        })
     }
 
     /// Counts a finished chunk and gives the new count.
