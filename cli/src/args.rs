@@ -69,6 +69,9 @@ pub struct CompileArgs {
     /// Activations of matmuls
     #[arg(long, value_enum, default_value = "q8")]
     activations: Precision,
+    /// Most tokens of a step of prefill [default: 64]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=4096))]
+    prefill_tokens: Option<u32>,
     /// Folder of built artifacts [default: compile-model in the platform's cache folder]
     #[arg(long, value_name = "FOLDER")]
     cache_dir: Option<PathBuf>,
@@ -109,6 +112,9 @@ impl CompileArgs {
         };
         if let Some(name) = &self.target {
             options.target = Target::get(name)?;
+        }
+        if let Some(n) = self.prefill_tokens {
+            options.prefill_tokens = n;
         }
         options.activations = match self.activations {
             Precision::Q8 => Activations::Q8,

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use std::io::Write;
 use std::path::Path;
 use tilewright_autotune::bandwidth;
-use tilewright_codegen::backend::Backend;
+use tilewright_codegen::backend::{self, Backend};
 use tilewright_codegen::cranelift::Cranelift;
 use tilewright_codegen::target::Target;
 use tilewright_ir::kernel::{KernelBuilder, Type};
@@ -63,12 +63,21 @@ fn target() -> Check {
 }
 
 fn back_end() -> Check {
-    let wide = Target::detect().map_or(0, |t| t.vector_bits);
-    let check = Check::ok("back end", "cranelift: 128-bit vectors");
-    match wide {
-        0..=128 => check,
-        n => check
-            .costs(format!("the CPU has {n}-bit vectors; prefill, which is bound by arithmetic, leaves that unused")),
+    let mut b = KernelBuilder::new("probe");
+    let p = b.ptr_param("p");
+    let v = b.load(Type::F32.x(16), p, 0);
+    b.store(v, p, 64);
+    let found = Target::detect()
+        .map_err(|e| e.to_string())
+        .and_then(|t| Ok((backend::default_for(&b.finish(), &t).map_err(|e| e.to_string())?, t.vector_bits)));
+    match found {
+        Ok((b, wide)) if b.name() == Cranelift.name() && wide > 128 => {
+            Check::ok("back end", "cranelift: 128-bit vectors").costs(format!(
+                "the CPU has {wide}-bit vectors; prefill, which is bound by arithmetic, leaves that unused"
+            ))
+        }
+        Ok((b, wide)) => Check::ok("back end", format!("{}: {wide}-bit vectors", b.name())),
+        Err(e) => Check::bad("back end", e, "nothing can be compiled for this machine"),
     }
 }
 
@@ -79,9 +88,9 @@ fn machine_code() -> Check {
     let v = b.load(Type::F32, p, 0);
     b.store(v, p, 4);
     let kernel = b.finish();
-    let object = Target::detect()
-        .map_err(|e| e.to_string())
-        .and_then(|t| Cranelift.object(&[kernel], &t).map_err(|e| e.to_string()));
+    let object = Target::detect().map_err(|e| e.to_string()).and_then(|t| {
+        backend::default_for(&kernel, &t).and_then(|b| b.object(&[kernel], &t)).map_err(|e| e.to_string())
+    });
     match object.and_then(|o| Kernels::load(&o).map_err(|e| e.to_string())) {
         Ok(_) => Check::ok("machine code", "compiles and loads"),
         Err(e) => Check::bad("machine code", e, "no model can run"),
