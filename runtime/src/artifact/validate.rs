@@ -18,7 +18,7 @@ use thiserror::Error;
 use crate::plan::{Arg, Call, Plan, Program};
 
 /// Most chunks of a call: the workers count them in 16 bits.
-pub const MAX_CHUNKS: u32 = 0xffff;
+pub const MAX_CHUNKS: u32 = 0xfffe;
 
 const MAX_TOKENS: u32 = 1 << 16;
 const MAX_CALLS: usize = 1 << 20;

@@ -48,7 +48,7 @@ impl CallList {
                 body = units.len();
             }
             match units.last_mut() {
-                Some(last) if merge && i != self.head_start && last.chunks == 1 && step.chunks == 1 => last.end += 1,
+                Some(last) if merge && i != self.head_start && step.chunks == 1 => last.end += 1,
                 _ => units.push(Unit { first: i as u32, end: i as u32 + 1, chunks: step.chunks }),
             }
         }
@@ -59,10 +59,12 @@ impl CallList {
     }
 }
 
-/// What workers claim chunks of: one step, or several of one chunk each.
+/// What workers claim chunks of: one step, and those of one chunk each that follow it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Unit {
     pub(super) first: u32,
+    /// Steps from the second on have one chunk. Whoever finishes the last chunk of the first step runs them.
     pub(super) end: u32,
+    /// Of the first step.
     pub(super) chunks: u32,
 }

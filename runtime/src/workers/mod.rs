@@ -4,7 +4,8 @@
 //! by each worker first in a region of its own, then wherever some are left; a call is over when all its chunks are *finished*, not when all workers have arrived. So a
 //! worker that loses its core delays the others by the chunk it holds and no more.
 //!
-//! Neighbouring calls of a single chunk are one unit of work: passing them from core to core gains nothing.
+//! Calls of a single chunk belong to the call before them: whoever finishes its last chunk runs them, and nobody waits for
+//! a worker to come and fetch them.
 //!
 //! A waiting worker spins for about 20 µs, then yields, then sleeps; between runs too. One thread runs without any of this.
 //!

@@ -109,13 +109,19 @@ impl Shared {
         for (number, unit) in (job.first..).zip(self.units(job)) {
             let slot = &self.slots[number as usize % RING];
             let base = number << BITS;
-            let end = base + u64::from(unit.chunks);
-            while let Some(chunk) = slot.claim(worker, base, u64::from(unit.chunks)) {
-                for step in &steps[unit.first as usize..unit.end as usize] {
-                    // SAFETY: the caller's promise, and no other worker has this chunk.
-                    unsafe { (step.kernel)(step.args, step.scalars, chunk) };
-                }
-                if slot.finish(base) == end {
+            let chunks = u64::from(unit.chunks);
+            // One more count than chunks: for the steps that follow.
+            let end = base + chunks + 1;
+            let first = &steps[unit.first as usize];
+            while let Some(chunk) = slot.claim(worker, base, chunks) {
+                // SAFETY: the caller's promise, and no other worker has this chunk.
+                unsafe { (first.kernel)(first.args, first.scalars, chunk) };
+                if slot.finish(base) == base + chunks {
+                    for step in &steps[unit.first as usize + 1..unit.end as usize] {
+                        // SAFETY: as above; all chunks are finished, so this is the only worker in the unit.
+                        unsafe { (step.kernel)(step.args, step.scalars, 0) };
+                    }
+                    slot.finish(base);
                     self.sleep.wake();
                 }
             }
