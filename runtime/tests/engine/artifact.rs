@@ -108,7 +108,7 @@ fn every_rule_of_plans() {
         (|p| p.programs[0].max_tokens = 2, "the first must be"),
         (|p| p.programs[0].head_start = 2, "the first must be"),
         (|p| p.programs.swap(1, 2), "max_tokens 4 is not above"),
-        (|p| p.programs[2].max_tokens = 1 << 20, "is above 65535"),
+        (|p| p.programs[2].max_tokens = 1 << 20, "is above 65536"),
         (|p| p.programs[1].arena_bytes = u64::MAX, "arena"),
         (|p| p.programs[1].arena_bytes -= 9, "logits"),
         (|p| p.programs[1].logits_stride = 28, "logits"),
