@@ -59,11 +59,14 @@ pub enum Level {
     Quick,
     /// Many samples, more starts.
     Full,
+    /// Every point, equally often: what the searches are measured by.
+    Exhaustive,
 }
 
 impl Level {
     fn search(self, points: usize, seed: u64, start: Option<Point>) -> Box<dyn Search> {
         match (self, points) {
+            (Level::Exhaustive, _) => Box::new(Exhaustive { samples: 9 }),
             (Level::Quick, ..=100) => Box::new(Halving { samples: 4 }),
             (Level::Quick, _) => Box::new(Descent { samples: 6, restarts: 2, seed, start }),
             (Level::Full, ..=32) => Box::new(Exhaustive { samples: 15 }),

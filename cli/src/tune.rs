@@ -22,6 +22,9 @@ pub struct Args {
     /// Many samples, about ten minutes
     #[arg(long)]
     full: bool,
+    /// Every point of every space, up to an hour; best with --kernel
+    #[arg(long, conflicts_with_all = ["quick", "full"])]
+    exhaustive: bool,
     /// Threads that the kernels are meant for [default: as many as there are cores for this process]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     threads: Option<u16>,
@@ -88,7 +91,11 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     }
     let mut options = args.compile.options()?;
     options.threads = args.threads.map_or(system::cores() as u32, u32::from);
-    let level = if args.full { Level::Full } else { Level::Quick };
+    let level = match (args.full, args.exhaustive) {
+        (_, true) => Level::Exhaustive,
+        (true, _) => Level::Full,
+        _ => Level::Quick,
+    };
     let what = TuneOptions {
         budget: args.budget.map(Duration::from_secs),
         filter: args.kernel.clone(),

@@ -31,7 +31,11 @@ impl TuneOptions {
     }
 
     fn total(&self) -> Duration {
-        let seconds = if self.level == Level::Quick { 60 } else { 600 };
+        let seconds = match self.level {
+            Level::Quick => 60,
+            Level::Full => 600,
+            Level::Exhaustive => 3600,
+        };
         self.budget.unwrap_or(Duration::from_secs(seconds))
     }
 }
