@@ -195,7 +195,16 @@ fn fused(
     Ok((graph, passes, ctx))
 }
 
-/// The distinct operations of both programs.
+/// Most tokens of each program: decoding, a few tokens (drafts, the end of a prompt), which read the weights as rarely but
+/// should not pay for eight, and prefill.
+fn program_sizes(options: &BuildOptions) -> Vec<u32> {
+    let most = options.prefill_tokens.max(1);
+    let mut sizes: Vec<u32> = [1, 4, most].into_iter().filter(|&n| n <= most).collect();
+    sizes.dedup();
+    sizes
+}
+
+/// The distinct operations of all programs.
 pub(crate) fn operations(model: &Model, options: &BuildOptions) -> Result<Vec<Operation>, DriverError> {
     let (graph, ..) = fused(model, options, &mut |_| {})?;
     let params = |s: &dyn Schedule| defaults(&s.space());
@@ -203,7 +212,7 @@ pub(crate) fn operations(model: &Model, options: &BuildOptions) -> Result<Vec<Op
     let mut weights = WeightMap::default();
     let mut out: Vec<Operation> = vec![];
     let mut index: HashMap<String, usize> = HashMap::new();
-    for tokens in [1, options.prefill_tokens] {
+    for tokens in program_sizes(options) {
         for call in lower(&graph, tokens, &mut weights, &cx)?.calls {
             let key = call.schedule.signature();
             let i = *index.entry(key).or_insert_with(|| {
@@ -232,7 +241,7 @@ pub fn compile(
     let mut table = KernelTable::new(&options.target);
     let mut programs = vec![];
     let mut per_token = 0;
-    for tokens in [1, options.prefill_tokens] {
+    for tokens in program_sizes(options) {
         let lowered = lower(&graph, tokens, &mut weights, &cx)?;
         if tokens == 1 {
             per_token = lowered.calls.iter().map(|c| c.weight_bytes).sum();

@@ -61,13 +61,20 @@ fn panel_space(layout: &Layout, panels: u64, cols: u64, max_tokens: u32, pair: u
     chunk.extend(
         [1, 2, 4, 6, 12, 24, 48, 96].into_iter().filter(|&c| (c as u64).is_multiple_of(pair) && c != ideal as i64),
     );
-    let many = max_tokens > 1;
+    // So many rows at once, never more than there are.
+    let mut tokens = vec![8, 2, 3, 4, 6, 12, 1];
+    tokens.retain(|&t| t <= i64::from(max_tokens));
+    if let Some(most) = tokens.iter().position(|&t| t == i64::from(max_tokens)) {
+        tokens[..=most].rotate_right(1);
+    }
+    // Weights pass once for a few tokens: memory is what such a step waits for.
+    let streams = max_tokens <= 4;
     vec![
         Axis { name: "panels", values: chunk },
         Axis { name: "lanes", values: vec![16, 8, 4] },
         Axis { name: "group", values: vec![1, 2] },
-        Axis { name: "ahead", values: if many { vec![0] } else { vec![0, 1024, 2048, 4096, 512] } },
-        Axis { name: "tokens", values: if many { vec![8, 2, 3, 4, 6, 12, 1] } else { vec![1] } },
+        Axis { name: "ahead", values: if streams { vec![0, 1024, 2048, 4096, 512] } else { vec![0] } },
+        Axis { name: "tokens", values: tokens },
     ]
 }
 
