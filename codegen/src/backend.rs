@@ -4,8 +4,8 @@ use thiserror::Error;
 use tilewright_ir::kernel::{Kernel, VerifyErrors};
 
 use crate::cranelift::Cranelift;
-use crate::x86::X86;
 use crate::target::Target;
+use crate::x86::X86;
 
 /// Turns kernels into machine code.
 ///

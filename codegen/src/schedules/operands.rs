@@ -11,7 +11,8 @@
 
 use super::quantize::BLOCK;
 use super::{
-    Activations, Attention, AttentionCombine, Embed, Glu, HeadPrep, KvWrite, Matmul, Q8Rows, Quantize, RopeStyle, Rowwise, RowwiseOp, Schedule, defaults,
+    Activations, Attention, AttentionCombine, Embed, Glu, HeadPrep, KvWrite, Matmul, Q8Rows, Quantize, RopeStyle,
+    Rowwise, RowwiseOp, Schedule, defaults,
 };
 use crate::pack::{Layout, ROWS, UNIT};
 use tilewright_runtime::plan::ScalarArg;
@@ -291,7 +292,7 @@ pub(super) fn rowwise(r: &Rowwise) -> Operands {
 mod tests {
     use super::*;
     use crate::pack::Store;
-        use tilewright_ir::kernel::Type;
+    use tilewright_ir::kernel::Type;
 
     #[test]
     fn as_many_as_the_kernel_takes() {

@@ -31,10 +31,7 @@ impl AttentionCombine {
 impl Schedule for AttentionCombine {
     fn signature(&self) -> String {
         let Split { splits, window, head_dim } = self.split;
-        format!(
-            "attention_combine h{} d{head_dim} n{splits} win{window} ys{:?}",
-            self.heads, self.output.stride
-        )
+        format!("attention_combine h{} d{head_dim} n{splits} win{window} ys{:?}", self.heads, self.output.stride)
     }
 
     fn chunks(&self, _: &Params) -> u32 {

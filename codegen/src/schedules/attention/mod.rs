@@ -203,11 +203,7 @@ impl Attention {
     }
 
     fn split(&self, p: &Params) -> Split {
-        Split {
-            splits: param(p, "splits") as u64,
-            window: self.window,
-            head_dim: self.head_dim,
-        }
+        Split { splits: param(p, "splits") as u64, window: self.window, head_dim: self.head_dim }
     }
 
     fn output(&self) -> Output {
