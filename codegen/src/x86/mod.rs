@@ -22,6 +22,7 @@
 //! ```
 
 mod convert;
+mod dot;
 mod emit;
 mod func;
 mod isa;

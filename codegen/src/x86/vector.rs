@@ -60,7 +60,7 @@ impl Lower<'_> {
         Val::Regs((0..n).map(|i| one(self, i)).collect())
     }
 
-    fn bitwise_mnemonic(&self, op: Opcode) -> M {
+    pub(super) fn bitwise_mnemonic(&self, op: Opcode) -> M {
         match op {
             Opcode::And => self.caps.pick(M::Vpand, M::Vpandd),
             Opcode::Or => self.caps.pick(M::Vpor, M::Vpord),
@@ -337,53 +337,6 @@ impl Lower<'_> {
             return self.v_mod(M::Vpternlogd, width, mask, &[Opd::Use(x, k), Opd::Use(y, k), Opd::Control(0xca)]);
         }
         self.v(M::Vpblendvb, width, &[Opd::Use(y, k), Opd::Use(x, k), Opd::Use(mask, k)])
-    }
-
-    pub(super) fn dot4(&mut self, small: bool, acc: Value, u: Value, s: Value) -> Val {
-        let (width, n) = self.shape_of(acc);
-        let k = Kind::vector(width);
-        if self.one_lane(acc) {
-            // Four bytes fill a quarter of a vector; the other sums are of no interest.
-            let acc = self.reg(acc);
-            let (u, s) = (self.reg(u), self.reg(s));
-            let a = self.v(M::Vmovd, 128, &[Opd::Use(acc, Kind::R32)]);
-            let d = self.dot_piece(small, a, u, Opd::Use(s, Kind::Xmm), 128);
-            return Val::Regs(smallvec![self.to_gpr(d, Scalar::I32)]);
-        }
-        let (a, u) = (self.regs(acc), self.regs(u));
-        let piece = |l: &mut Self, i: usize| {
-            let s = if l.caps.vnni || small { l.operand(s, i, 32) } else { Opd::Use(l.regs(s)[i], k) };
-            l.dot_piece(small, a[i], u[i], s, width)
-        };
-        Val::Regs((0..n).map(|i| piece(self, i)).collect())
-    }
-
-    /// `small`: the unsigned bytes are below 128, so that pairs of products fit 16 bits.
-    fn dot_piece(&mut self, small: bool, acc: VReg, u: VReg, s: Opd, width: u32) -> VReg {
-        let k = Kind::vector(width);
-        if self.caps.vnni {
-            return self.v_mod(M::Vpdpbusd, width, acc, &[Opd::Use(u, k), s]);
-        }
-        if small {
-            let pairs = self.v(M::Vpmaddubsw, width, &[Opd::Use(u, k), s]);
-            let one = self.pattern(16, 1, width);
-            let sums = self.v(M::Vpmaddwd, width, &[Opd::Use(pairs, k), Opd::Use(one, k)]);
-            return self.v(M::Vpaddd, width, &[Opd::Use(acc, k), Opd::Use(sums, k)]);
-        }
-        // Even and odd bytes as 16-bit lanes, whose products are added to 32 bits: nothing saturates.
-        let low = self.pattern(16, 0xff, width);
-        let m = self.bitwise_mnemonic(Opcode::And);
-        let ue = self.v(m, width, &[Opd::Use(u, k), Opd::Use(low, k)]);
-        let uo = self.shift_by(M::Vpsrlw, width, u, 8);
-        let se = self.v(M::Vpsllw, width, &[s, Opd::Control(8)]);
-        let se = self.shift_by(M::Vpsraw, width, se, 8);
-        let so = self.v(M::Vpsraw, width, &[s, Opd::Control(8)]);
-        let mut sum = acc;
-        for (u, s) in [(ue, se), (uo, so)] {
-            let p = self.v(M::Vpmaddwd, width, &[Opd::Use(u, k), Opd::Use(s, k)]);
-            sum = self.v(M::Vpaddd, width, &[Opd::Use(sum, k), Opd::Use(p, k)]);
-        }
-        sum
     }
 
     // Moving lanes.
