@@ -93,7 +93,7 @@ impl Lower<'_> {
     /// The sums in 32-bit lanes.
     pub(super) fn finish_pairs(&mut self, p: &Pairs, width: u32) -> Pieces {
         let k = Kind::vector(width);
-        let one = Opd::Use(self.pattern(16, 1, width), k);
+        let one = self.pattern_operand(16, 1, width);
         let mut out = Pieces::new();
         for (i, &x) in p.sums.iter().enumerate() {
             let d = self.v(M::Vpmaddwd, width, &[Opd::Use(x, k), one]);

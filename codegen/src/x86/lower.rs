@@ -51,7 +51,7 @@ pub(super) enum Val {
 
 /// Vector constants of loops that are kept in registers.
 fn hoisted_constants(caps: &Caps) -> usize {
-    if caps.evex { 8 } else { 3 }
+    if caps.evex { 8 } else { 2 }
 }
 
 pub(super) struct Lower<'k> {
@@ -92,7 +92,7 @@ pub(super) struct Pool {
 
 impl Pool {
     /// Offset of `bytes` bytes that repeat the low `lane` bits of `v`.
-    fn place(&mut self, v: u64, lane: u32, bytes: u32) -> i64 {
+    pub(super) fn place(&mut self, v: u64, lane: u32, bytes: u32) -> i64 {
         let end = &mut self.bytes;
         *self.places.entry((v, lane, bytes)).or_insert_with(|| {
             end.resize(end.len().next_multiple_of(bytes as usize), 0);
@@ -256,6 +256,11 @@ impl<'k> Lower<'k> {
         };
         self.vector_inst(m, &[Opd::Def(d, k), mem]);
         d
+    }
+
+    /// The register that loops share for a constant.
+    pub(super) fn hoisted(&self, key: (u32, u64)) -> Option<VReg> {
+        self.hoisted.get(&key).copied()
     }
 
     /// The constant in a register: the one that loops share, one of this block, or a new one.

@@ -133,7 +133,12 @@ impl Lower<'_> {
         let ty = self.ty(a);
         let (width, n) = self.shape_of(a);
         let (one, double) = (ty.lanes == 1, ty.scalar == Scalar::F64);
-        let from_memory = |l: &Self, v: Value| matches!(l.val(v), Val::Waiting(_) | Val::Const(_));
+        // Only EVEX broadcasts within an instruction.
+        let from_memory = |l: &Self, v: Value| match l.val(v) {
+            Val::Waiting(w) => !w.splat || l.caps.evex,
+            Val::Const(_) => true,
+            _ => false,
+        };
         // 213: d = d * b + c, for constants to add; 231: d = a * b + d.
         let adds_memory = from_memory(self, c) && !(from_memory(self, a) || from_memory(self, b));
         let (m, old, mid, last) = if adds_memory {
@@ -201,6 +206,15 @@ impl Lower<'_> {
     pub(super) fn pattern(&mut self, lane: u32, bits: u64, width: u32) -> VReg {
         let key = widest_lane(lane, bits);
         self.constant_reg(key, width)
+    }
+
+    /// The same for an instruction that may read it from memory.
+    pub(super) fn pattern_operand(&mut self, lane: u32, bits: u64, width: u32) -> Opd {
+        let key = widest_lane(lane, bits);
+        match self.hoisted(key) {
+            Some(r) => Opd::Use(r, Kind::vector(width)),
+            None => Opd::Mem(Mem::at(Base::Pool, self.pool.place(key.1, key.0, width / 8))),
+        }
     }
 
     /// 16 bytes from the pool.
