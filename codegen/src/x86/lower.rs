@@ -691,7 +691,7 @@ impl<'k> Lower<'k> {
                 }
                 return;
             }
-            if step >= to - from {
+            if i128::from(step) >= i128::from(to) - i128::from(from) {
                 return self.once(inst, from);
             }
         }

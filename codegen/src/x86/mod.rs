@@ -31,6 +31,8 @@ mod memory;
 mod object;
 mod regs;
 mod scalar;
+#[cfg(test)]
+mod tests;
 mod vector;
 
 use std::collections::HashSet;
