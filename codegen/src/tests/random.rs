@@ -271,18 +271,12 @@ impl Generator<'_> {
             }
             Operands::Dot4 => {
                 let lanes = self.lanes();
-                let bytes = Type::I8.x(4 * lanes);
-                let acc = self.take(b, Type::I32.x(lanes));
-                let u = if op == Opcode::Dot4U7 { self.masked(b, bytes, 127) } else { self.take(b, bytes) };
-                // Often a word for all lanes, as products of matrices have it.
-                let s = if self.chance(50) && lanes > 1 {
-                    let word = self.take(b, Type::I32);
-                    let words = b.splat(word, lanes);
-                    b.bitcast(words, bytes)
-                } else {
-                    self.take(b, bytes)
-                };
-                b.op(op, vec![acc, u, s], imm, None)
+                let mut acc = self.take(b, Type::I32.x(lanes));
+                // Often several into one sum.
+                for _ in 0..self.below(3) {
+                    acc = self.dot(b, op, acc);
+                }
+                self.dot(b, op, acc)
             }
             Operands::Swizzle => {
                 let table = self.take(b, Type::I8.x(16));
@@ -325,6 +319,28 @@ impl Generator<'_> {
             }
         };
         Some(v)
+    }
+
+    /// A product of bytes; the unsigned ones are often codes of a few bits.
+    fn dot(&mut self, b: &mut KernelBuilder, op: Opcode, acc: Value) -> Value {
+        let lanes = b.ty(acc).lanes;
+        let bytes = Type::I8.x(4 * lanes);
+        let u = match op {
+            Opcode::Dot4U7 => {
+                let mask = self.any(&[15, 31, 63, 127]);
+                self.masked(b, bytes, mask)
+            }
+            _ => self.take(b, bytes),
+        };
+        // A word for all lanes, as products of matrices have it.
+        let s = if self.chance(50) && lanes > 1 {
+            let word = self.take(b, Type::I32);
+            let words = b.splat(word, lanes);
+            b.bitcast(words, bytes)
+        } else {
+            self.take(b, bytes)
+        };
+        b.op(op, vec![acc, u, s], Imm::None, None)
     }
 
     fn unary(&mut self, b: &mut KernelBuilder, op: Opcode, class: Class) -> Option<Value> {
