@@ -214,12 +214,12 @@ impl Generator<'_> {
         let v = match op.info().operands {
             Operands::None => match op {
                 Opcode::ChunkId => b.chunk_id(),
-                // Memory of its own is there from the start.
-                Opcode::Local => return None,
-                _ => {
+                Opcode::Const => {
                     let ty = self.ty_in(Class::Number);
                     self.constant(b, ty)
                 }
+                // Memory of its own is there from the start.
+                _ => return None,
             },
             Operands::Unary(class) => self.unary(b, op, class)?,
             Operands::Binary(class) => {
@@ -517,7 +517,7 @@ fn kernel(random: &mut Random, size: usize, rare: bool) -> Kernel {
     let n = b.int_param("n");
     let chunk = b.chunk_id();
     let [x, y, z] = [0, 1, 2].map(|i| b.index(pointers[i], chunk, if i == 2 { RESULTS } else { REGION }));
-    let lanes = 1 << (random.next() >> 20) % 6;
+    let lanes = 1 << ((random.next() >> 20) % 6);
     let mut g = Generator { random, values: vec![n, chunk], places: vec![], lanes, rare, depth: 0, budget: size };
     for (pointer, writable) in [(x, false), (y, true)] {
         g.places.push(Place { pointer, far: 0, size: REGION, writable });

@@ -42,7 +42,7 @@ impl Lower<'_> {
             } else {
                 self.dot_wide(Some(a), u, s, 128)
             };
-            return Val::Regs(smallvec![self.to_gpr(d, Scalar::I32)]);
+            return Val::Regs(smallvec![self.gpr_of(d, Scalar::I32)]);
         }
         let k = Kind::vector(width);
         if self.caps.vnni {

@@ -399,42 +399,41 @@ impl Lower<'_> {
 
     pub(super) fn bitcast(&mut self, r: Value, a: Value, to: Type) -> Val {
         let from = self.ty(a);
-        if from.lanes > 1 && to.lanes > 1 && self.used_once(r) && !self.leaves(r) && self.used_once(a) {
-            if let Some(w) = self.take_waiting(a) {
-                self.wait(r, w);
-                return Val::Waiting(w);
-            }
+        let may_wait = from.lanes > 1 && to.lanes > 1 && self.used_once(r) && !self.leaves(r) && self.used_once(a);
+        if may_wait && let Some(w) = self.take_waiting(a) {
+            self.wait(r, w);
+            return Val::Waiting(w);
         }
         match (from.lanes == 1, to.lanes == 1) {
             (false, false) => Val::Regs(self.regs(a)),
             (true, true) => {
                 let r = self.reg(a);
                 match (in_vector(from.scalar), in_vector(to.scalar)) {
-                    (true, false) => Val::Regs(smallvec![self.to_gpr(r, to.scalar)]),
-                    (false, true) => Val::Regs(smallvec![self.to_xmm(r, from.scalar)]),
+                    (true, false) => Val::Regs(smallvec![self.gpr_of(r, to.scalar)]),
+                    (false, true) => Val::Regs(smallvec![self.xmm_of(r, from.scalar)]),
                     _ => Val::Regs(smallvec![r]),
                 }
             }
             (true, false) => {
                 let r = self.reg(a);
-                Val::Regs(smallvec![if in_vector(from.scalar) { r } else { self.to_xmm(r, from.scalar) }])
+                Val::Regs(smallvec![if in_vector(from.scalar) { r } else { self.xmm_of(r, from.scalar) }])
             }
             (false, true) => {
                 let r = self.reg(a);
-                Val::Regs(smallvec![if in_vector(to.scalar) { r } else { self.to_gpr(r, to.scalar) }])
+                Val::Regs(smallvec![if in_vector(to.scalar) { r } else { self.gpr_of(r, to.scalar) }])
             }
         }
     }
 
     /// Lane 0 of a vector in a general register.
-    pub(super) fn to_gpr(&mut self, r: VReg, s: Scalar) -> VReg {
+    pub(super) fn gpr_of(&mut self, r: VReg, s: Scalar) -> VReg {
         let d = self.gpr();
         let (m, kind) = if s.bytes() == 8 { (M::Vmovq, Kind::R64) } else { (M::Vmovd, Kind::R32) };
         self.vector_inst(m, &[Opd::Def(d, kind), Opd::Use(r, Kind::Xmm)]);
         d
     }
 
-    fn to_xmm(&mut self, r: VReg, s: Scalar) -> VReg {
+    fn xmm_of(&mut self, r: VReg, s: Scalar) -> VReg {
         let (m, kind) = if s.bytes() == 8 { (M::Vmovq, Kind::R64) } else { (M::Vmovd, Kind::R32) };
         self.v(m, 128, &[Opd::Use(r, kind)])
     }
@@ -455,7 +454,7 @@ impl Lower<'_> {
                 self.extract_part(M::Vextracti128, Kind::Xmm, r, width, (at / 128) as u8)
             };
         }
-        if at % 128 != 0 {
+        if !at.is_multiple_of(128) {
             x = self.shift_by(M::Vpsrldq, 128, x, (at % 128 / 8) as u8);
         }
         x
@@ -506,7 +505,7 @@ impl Lower<'_> {
             let (i, at) = self.place(ty, lane, 32);
             let width = shape(ty, 32, self.caps.width).0;
             let x = self.part(p[i], width, at * 32, 32);
-            let r = self.to_gpr(x, Scalar::I32);
+            let r = self.gpr_of(x, Scalar::I32);
             let new = self.gpr();
             self.scalar_inst(M::And, &[Opd::Mod { old: r, new, kind: Kind::R32 }, Opd::Imm(1)]);
             return Val::Regs(smallvec![new]);
@@ -515,7 +514,7 @@ impl Lower<'_> {
         let (p, (width, _)) = (self.regs(a), self.shape_of(a));
         let (i, at) = self.place(ty, lane, bits);
         let x = self.part(p[i], width, at * bits, bits);
-        Val::Regs(smallvec![if in_vector(ty.scalar) { x } else { self.to_gpr(x, ty.scalar) }])
+        Val::Regs(smallvec![if in_vector(ty.scalar) { x } else { self.gpr_of(x, ty.scalar) }])
     }
 
     pub(super) fn insert(&mut self, a: Value, s: Value, lane: i64) -> Val {
@@ -531,7 +530,7 @@ impl Lower<'_> {
             self.scalar_inst(M::Neg, &[Opd::Mod { old: from, new, kind: Kind::R32 }]);
             from = new;
         } else if in_vector(ty.scalar) {
-            from = self.to_gpr(from, ty.scalar);
+            from = self.gpr_of(from, ty.scalar);
         }
         let mut p = if truth { self.mask(a, 32) } else { self.regs(a) };
         let (width, _) = shape(ty, bits, self.caps.width);
@@ -606,12 +605,12 @@ impl Lower<'_> {
         let scalar = self.one_lane(index);
         let (width, mut p) = (self.shape_of(index).0, self.regs(index));
         if scalar {
-            p = smallvec![self.to_xmm(p[0], Scalar::I32)];
+            p = smallvec![self.xmm_of(p[0], Scalar::I32)];
         }
         let k = Kind::vector(width);
         let p: Pieces =
             p.into_iter().map(|i| self.v(M::Vpshufb, width, &[Opd::Use(wide, k), Opd::Use(i, k)])).collect();
-        Val::Regs(if scalar { smallvec![self.to_gpr(p[0], Scalar::I8)] } else { p })
+        Val::Regs(if scalar { smallvec![self.gpr_of(p[0], Scalar::I8)] } else { p })
     }
 
     /// Halves are combined until one lane is left.
@@ -642,6 +641,6 @@ impl Lower<'_> {
             now = bits.max(128);
             x = both(self, x, high, now);
         }
-        Val::Regs(smallvec![if in_vector(ty.scalar) { x } else { self.to_gpr(x, ty.scalar) }])
+        Val::Regs(smallvec![if in_vector(ty.scalar) { x } else { self.gpr_of(x, ty.scalar) }])
     }
 }
