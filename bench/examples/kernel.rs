@@ -1,27 +1,32 @@
 //! One product kernel: its machine code, and its time on this machine from the nearest cache and from memory.
 //!
 //! ```text
-//! cargo run --release -p tilewright-bench --example kernel -- q4_1 1536 576 8 tokens=8 [--asm]
+//! cargo run --release -p tilewright-bench --example kernel -- q4_1 1536 576 8 tokens=8 target=x86-64-v3 [--asm]
 //! ```
 //!
-//! Format, rows, columns, tokens, then parameters of the schedule. The least of many short runs: what the code can do
+//! Format, rows, columns, tokens, then parameters of the schedule and the target (this machine's). The least of many short runs: what the code can do
 //! when nobody disturbs it.
 
 use std::time::Instant;
 use tilewright_bench::Product;
+use tilewright_codegen::target::Target;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [format, rows, cols, tokens, rest @ ..] = &args[..] else {
-        return Err("usage: kernel FORMAT ROWS COLS TOKENS [PARAM=VALUE]... [--asm]".into());
+        return Err("usage: kernel FORMAT ROWS COLS TOKENS [PARAM=VALUE]... [target=NAME] [--asm]".into());
     };
     let (rows, cols, tokens): (u64, u64, u32) = (rows.parse()?, cols.parse()?, tokens.parse()?);
     let mut set = vec![];
+    let mut target = Target::detect()?;
     for (name, value) in rest.iter().filter_map(|a| a.split_once('=')) {
-        set.push((name.to_string(), value.parse()?));
+        match name {
+            "target" => target = Target::get(value)?,
+            _ => set.push((name.to_string(), value.parse()?)),
+        }
     }
     for cold in [false, true] {
-        let mut p = Product::new(format, (rows, cols), tokens, &set, cold)?;
+        let mut p = Product::new(&target, format, (rows, cols), tokens, &set, cold)?;
         if !cold && rest.iter().any(|a| a == "--asm") {
             println!("{}", p.text);
         }

@@ -24,9 +24,10 @@ pub struct Product {
 }
 
 impl Product {
-    /// For this machine, int8 activations where the format takes them, at the schedule's defaults but for `set`.
+    /// For `target`, int8 activations where the format takes them, at the schedule's defaults but for `set`.
     /// `cold`: weights from copies in turn that no cache holds; else the same each time.
     pub fn new(
+        target: &Target,
         format: &str,
         (rows, cols): (u64, u64),
         tokens: u32,
@@ -48,11 +49,10 @@ impl Product {
             *params.iter_mut().find(|(n, _)| *n == name).ok_or_else(|| format!("no parameter {name}"))?.1 = *value;
         }
         let kernel = schedule.build("product", &params);
-        let target = Target::detect()?;
-        let jit = Jit::compile(&X86, std::slice::from_ref(&kernel), &target)?;
+        let jit = Jit::compile(&X86, std::slice::from_ref(&kernel), target)?;
         let copies = if cold { (COPIES_BYTES / bytes.max(1)).clamp(1, 256) } else { 1 };
         Ok(Product {
-            text: X86.disassemble(&kernel, &target)?,
+            text: X86.disassemble(&kernel, target)?,
             jit,
             chunks: schedule.chunks(&params),
             // Kernels may read a vector past the end. Ones, so that every page is there.

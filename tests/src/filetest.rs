@@ -21,6 +21,7 @@ use std::{env, fs};
 
 mod graph;
 mod kernel;
+mod x86;
 
 /// What a mode made of a text.
 #[derive(Clone, Debug, Default)]
@@ -49,6 +50,7 @@ pub const MODES: &[Mode] = &[
     Mode { name: "kernel-parse", run: kernel::parse },
     Mode { name: "kernel-verify", run: kernel::verify },
     Mode { name: "kernel-run", run: kernel::run },
+    Mode { name: "x86", run: x86::run },
 ];
 
 /// A `// key: value` line.

@@ -250,6 +250,38 @@ fn lanes() {
     });
 }
 
+/// Sums of the largest products, of codes of each width: nothing saturates on the way to 32 bits.
+#[test]
+fn chains_of_dot_products() {
+    for lanes in [1, 4, 8, 32] {
+        for bits in 1..=8 {
+            for code in [Opcode::Dot4, Opcode::Dot4U7].into_iter().filter(|&c| bits < 8 || c == Opcode::Dot4) {
+                let (ints, bytes) = (Type::I32.x(lanes), Type::I8.x(4 * lanes));
+                let mut b = KernelBuilder::new("chain");
+                let (u, s, out) = (b.ptr_param("u"), b.ptr_param("s"), b.ptr_param("out"));
+                let chunk = b.chunk_id();
+                let s = b.index(s, chunk, i64::from(bytes.bytes()));
+                let out = b.index(out, chunk, 2 * i64::from(ints.bytes()));
+                let mask = b.int(bytes, (1 << bits) - 1);
+                let start = b.load(ints, u, 0);
+                for (k, start) in [b.int(ints, 0), start].into_iter().enumerate() {
+                    let mut acc = start;
+                    for _ in 0..9 {
+                        let (x, y) = (b.load(bytes, u, 0), b.load(bytes, s, 0));
+                        let x = b.and(x, mask);
+                        acc = b.op(code, vec![acc, x, y], Imm::None, None);
+                    }
+                    b.store(acc, out, k as i64 * i64::from(ints.bytes()));
+                }
+                let n = bytes.bytes() as usize;
+                let largest = [vec![0x80; n], vec![0x7f; n]].concat();
+                let buffers = [vec![0xff; n], largest, vec![0; 4 * n]];
+                agree(&b.finish(), &buffers, &[], 2, Scalar::I32, 0);
+            }
+        }
+    }
+}
+
 #[test]
 fn functions() {
     each(&[Type::F32], |t| {

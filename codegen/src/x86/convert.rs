@@ -246,7 +246,7 @@ impl Lower<'_> {
             };
             out.push(r);
         }
-        Val::Regs(if scalar { smallvec![self.to_gpr(out[0], Scalar::I32)] } else { out })
+        Val::Regs(if scalar { smallvec![self.gpr_of(out[0], Scalar::I32)] } else { out })
     }
 
     /// Scalars of 16 bits are in general registers, of 32 and 64 in vector registers.
@@ -284,7 +284,7 @@ impl Lower<'_> {
             Scalar::F16 if one => {
                 let x = self.reg(a);
                 let d = self.v(M::Vcvtps2ph, 128, &[Opd::Use(x, Kind::Xmm), Opd::Control(TO_NEAREST)]);
-                Val::Regs(smallvec![self.to_gpr(d, Scalar::I32)])
+                Val::Regs(smallvec![self.gpr_of(d, Scalar::I32)])
             }
             Scalar::F16 => Val::Regs(self.narrow_with(M::Vcvtps2ph, a, to, Some(TO_NEAREST))),
             Scalar::BF16 => self.round_bf16(a, to),
@@ -316,7 +316,7 @@ impl Lower<'_> {
             out.push(self.shift_by(M::Vpsrld, width, r, 16));
         }
         if to.lanes == 1 {
-            return Val::Regs(smallvec![self.to_gpr(out[0], Scalar::I32)]);
+            return Val::Regs(smallvec![self.gpr_of(out[0], Scalar::I32)]);
         }
         Val::Regs(self.resize(&out, to.lanes, 32, 16, false))
     }

@@ -189,14 +189,14 @@ pub(super) fn missing(code: Code, target: &Target) -> Option<String> {
 
 /// One row of [`OPS`]: the mnemonics of an op on lanes of a type.
 pub(super) struct Row {
-    op: Opcode,
-    scalar: Scalar,
+    pub(super) op: Opcode,
+    pub(super) scalar: Scalar,
     /// With the VEX prefix, on vectors.
-    vex: Mnemonic,
+    pub(super) vex: Mnemonic,
     /// With the EVEX prefix, on vectors.
-    evex: Mnemonic,
+    pub(super) evex: Mnemonic,
     /// On one lane of an xmm register; `INVALID` where a general register holds scalars.
-    one: Mnemonic,
+    pub(super) one: Mnemonic,
 }
 
 const fn row(op: Opcode, scalar: Scalar, vex: Mnemonic, evex: Mnemonic, one: Mnemonic) -> Row {

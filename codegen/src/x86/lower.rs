@@ -11,6 +11,7 @@ use rustc_hash::FxHashMap;
 use smallvec::{SmallVec, smallvec};
 use tilewright_ir::kernel::{Block, Imm, Inst, Kernel, Opcode, Scalar, Type, Value, inst_line};
 
+use super::dot::Pairs;
 use super::func::{Action, Base, Func, Label, MInst, Mem, Opd, Pinned};
 use super::isa::{self, Caps, Kind};
 use super::regs;
@@ -44,11 +45,13 @@ pub(super) enum Val {
     Address(Mem),
     /// A load that was not yet made.
     Waiting(Waiting),
+    /// Sums of products that were not yet brought to 32 bits.
+    Pairs(Pairs),
 }
 
 /// Vector constants of loops that are kept in registers.
 fn hoisted_constants(caps: &Caps) -> usize {
-    if caps.evex { 8 } else { 3 }
+    if caps.evex { 8 } else { 2 }
 }
 
 pub(super) struct Lower<'k> {
@@ -73,6 +76,10 @@ pub(super) struct Lower<'k> {
     patterns: FxHashMap<(u32, u64), VReg>,
     /// Products by constants in this block.
     pub(super) products: FxHashMap<(VReg, i64), VReg>,
+    /// Even and odd bytes of registers in this block, signed or not.
+    pub(super) splits: FxHashMap<(VReg, bool), [VReg; 2]>,
+    /// Bits that may be set in some byte of a value.
+    pub(super) bits: Vec<u8>,
     chunk: Option<VReg>,
 }
 
@@ -85,7 +92,7 @@ pub(super) struct Pool {
 
 impl Pool {
     /// Offset of `bytes` bytes that repeat the low `lane` bits of `v`.
-    fn place(&mut self, v: u64, lane: u32, bytes: u32) -> i64 {
+    pub(super) fn place(&mut self, v: u64, lane: u32, bytes: u32) -> i64 {
         let end = &mut self.bytes;
         *self.places.entry((v, lane, bytes)).or_insert_with(|| {
             end.resize(end.len().next_multiple_of(bytes as usize), 0);
@@ -143,6 +150,8 @@ impl<'k> Lower<'k> {
             hoisted: FxHashMap::default(),
             patterns: FxHashMap::default(),
             products: FxHashMap::default(),
+            splits: FxHashMap::default(),
+            bits: vec![0xff; n],
             chunk: None,
         };
         let mut home = vec![0; n];
@@ -200,30 +209,32 @@ impl<'k> Lower<'k> {
         }
     }
 
+    /// Counts the vector constants of loops: those of the kernel, and what the lowering itself needs for products.
+    fn loop_constants(&self, block: &Block, inside: bool, found: &mut Vec<((u32, u64), usize)>) {
+        for inst in &block.insts {
+            let ty = inst.results.first().map_or(Type::I64, |&r| self.ty(r));
+            let key = match inst.op {
+                Opcode::Const if ty.lanes > 1 && ty.scalar != Scalar::I1 => {
+                    Some(widest_lane(lane_bits(ty.scalar), const_bits(ty.scalar, inst.imm)))
+                }
+                Opcode::Dot4 if !self.caps.vnni => Some(widest_lane(16, 0xff)),
+                Opcode::Dot4U7 if !self.caps.vnni => Some(widest_lane(16, 1)),
+                _ => None,
+            };
+            if let Some(key) = key.filter(|k| inside && k.1 != 0) {
+                match found.iter_mut().find(|(f, _)| *f == key) {
+                    Some((_, n)) => *n += 1,
+                    None => found.push((key, 1)),
+                }
+            }
+            inst.blocks.iter().for_each(|b| self.loop_constants(b, true, found));
+        }
+    }
+
     /// Loads the vector constants that loops use most.
     fn hoist(&mut self) {
         let mut found: Vec<((u32, u64), usize)> = vec![];
-        fn walk(k: &Kernel, b: &Block, inside: bool, found: &mut Vec<((u32, u64), usize)>) {
-            for inst in &b.insts {
-                if let (true, Opcode::Const, Some(&r)) = (inside, inst.op, inst.results.first())
-                    && k.ty(r).lanes > 1
-                    && k.ty(r).scalar != Scalar::I1
-                {
-                    let key = widest_lane(lane_bits(k.ty(r).scalar), const_bits(k.ty(r).scalar, inst.imm));
-                    match found.iter_mut().find(|(f, _)| *f == key) {
-                        Some((_, n)) => *n += 1,
-                        None if key.1 != 0 => found.push((key, 1)),
-                        None => {}
-                    }
-                }
-                inst.blocks.iter().for_each(|b| walk(k, b, true, found));
-            }
-        }
-        walk(self.kernel, &self.kernel.body, false, &mut found);
-        if !self.caps.vnni {
-            // What the dot product of bytes masks with.
-            found.push((widest_lane(16, 0xff), usize::MAX));
-        }
+        self.loop_constants(&self.kernel.body, false, &mut found);
         found.sort_by_key(|&(_, n)| std::cmp::Reverse(n));
         for (key, _) in found.into_iter().take(hoisted_constants(&self.caps)) {
             let reg = self.load_constant(key, self.caps.width);
@@ -245,6 +256,11 @@ impl<'k> Lower<'k> {
         };
         self.vector_inst(m, &[Opd::Def(d, k), mem]);
         d
+    }
+
+    /// The register that loops share for a constant.
+    pub(super) fn hoisted(&self, key: (u32, u64)) -> Option<VReg> {
+        self.hoisted.get(&key).copied()
     }
 
     /// The constant in a register: the one that loops share, one of this block, or a new one.
@@ -411,6 +427,11 @@ impl<'k> Lower<'k> {
                 }
                 smallvec![d]
             }
+            Val::Pairs(p) => {
+                let p = self.finish_pairs(&p, shape(ty, lane_bits(ty.scalar), self.caps.width).0);
+                self.set(v, Val::Regs(p.clone()));
+                p
+            }
             Val::Waiting(w) => {
                 self.waiting.retain(|&x| x != v);
                 let p = self.load_now(w, ty);
@@ -533,6 +554,7 @@ impl<'k> Lower<'k> {
         for inst in &block.insts {
             let before = self.unsupported.len();
             self.lower_inst(inst);
+            self.note_bits(inst);
             if self.unsupported.len() > before {
                 let line = inst_line(self.kernel, inst);
                 let found = self.unsupported.split_off(before);
@@ -596,8 +618,8 @@ impl<'k> Lower<'k> {
             Swizzle => self.swizzle(a(0), a(1)),
             Sum => self.reduce(Add, a(0)),
             MaxLane => self.reduce(Fmax, a(0)),
-            Dot4 => self.dot4(false, a(0), a(1), a(2)),
-            Dot4U7 => self.dot4(true, a(0), a(1), a(2)),
+            Dot4 => self.dot4(r, false, a(0), a(1), a(2)),
+            Dot4U7 => self.dot4(r, true, a(0), a(1), a(2)),
             Swap => self.swap(a(0), imm),
             Sext | Zext => self.extend(inst.op == Sext, a(0), ty),
             Trunc => self.truncate(a(0), ty),
@@ -623,6 +645,7 @@ impl<'k> Lower<'k> {
 
     fn begin(&mut self, label: Label, params: Vec<VReg>) {
         self.products.clear();
+        self.splits.clear();
         self.patterns.clear();
         self.f.begin(label, params);
     }
@@ -662,12 +685,13 @@ impl<'k> Lower<'k> {
         if let Some((from, to)) = bounds {
             if from >= to {
                 for (&r, &v) in inst.results.iter().zip(init) {
+                    self.settle(v);
                     let val = self.val(v).clone();
                     self.set(r, val);
                 }
                 return;
             }
-            if step >= to - from {
+            if i128::from(step) >= i128::from(to) - i128::from(from) {
                 return self.once(inst, from);
             }
         }
@@ -744,8 +768,16 @@ impl<'k> Lower<'k> {
         self.block(body);
         self.force_waiting();
         for (&r, &y) in inst.results.iter().zip(&body.yields) {
+            self.settle(y);
             let val = self.val(y).clone();
             self.set(r, val);
+        }
+    }
+
+    /// Finishes what only one user in this block may find unfinished.
+    fn settle(&mut self, v: Value) {
+        if matches!(self.val(v), Val::Pairs(_)) {
+            self.regs(v);
         }
     }
 
@@ -801,7 +833,7 @@ pub(super) fn widest_lane(lane: u32, v: u64) -> (u32, u64) {
 }
 
 /// Bits of a lane of a constant.
-fn const_bits(s: Scalar, imm: Imm) -> u64 {
+pub(super) fn const_bits(s: Scalar, imm: Imm) -> u64 {
     match (s, imm) {
         (Scalar::F32, Imm::Float(v)) => u64::from((v as f32).to_bits()),
         (Scalar::F64, Imm::Float(v)) => v.to_bits(),

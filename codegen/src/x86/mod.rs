@@ -22,6 +22,7 @@
 //! ```
 
 mod convert;
+mod dot;
 mod emit;
 mod func;
 mod isa;
@@ -30,6 +31,8 @@ mod memory;
 mod object;
 mod regs;
 mod scalar;
+#[cfg(test)]
+mod tests;
 mod vector;
 
 use std::collections::HashSet;

@@ -60,7 +60,7 @@ impl Lower<'_> {
         Val::Regs((0..n).map(|i| one(self, i)).collect())
     }
 
-    fn bitwise_mnemonic(&self, op: Opcode) -> M {
+    pub(super) fn bitwise_mnemonic(&self, op: Opcode) -> M {
         match op {
             Opcode::And => self.caps.pick(M::Vpand, M::Vpandd),
             Opcode::Or => self.caps.pick(M::Vpor, M::Vpord),
@@ -133,7 +133,12 @@ impl Lower<'_> {
         let ty = self.ty(a);
         let (width, n) = self.shape_of(a);
         let (one, double) = (ty.lanes == 1, ty.scalar == Scalar::F64);
-        let from_memory = |l: &Self, v: Value| matches!(l.val(v), Val::Waiting(_) | Val::Const(_));
+        // Only EVEX broadcasts within an instruction.
+        let from_memory = |l: &Self, v: Value| match l.val(v) {
+            Val::Waiting(w) => !w.splat || l.caps.evex,
+            Val::Const(_) => true,
+            _ => false,
+        };
         // 213: d = d * b + c, for constants to add; 231: d = a * b + d.
         let adds_memory = from_memory(self, c) && !(from_memory(self, a) || from_memory(self, b));
         let (m, old, mid, last) = if adds_memory {
@@ -201,6 +206,15 @@ impl Lower<'_> {
     pub(super) fn pattern(&mut self, lane: u32, bits: u64, width: u32) -> VReg {
         let key = widest_lane(lane, bits);
         self.constant_reg(key, width)
+    }
+
+    /// The same for an instruction that may read it from memory.
+    pub(super) fn pattern_operand(&mut self, lane: u32, bits: u64, width: u32) -> Opd {
+        let key = widest_lane(lane, bits);
+        match self.hoisted(key) {
+            Some(r) => Opd::Use(r, Kind::vector(width)),
+            None => Opd::Mem(Mem::at(Base::Pool, self.pool.place(key.1, key.0, width / 8))),
+        }
     }
 
     /// 16 bytes from the pool.
@@ -339,53 +353,6 @@ impl Lower<'_> {
         self.v(M::Vpblendvb, width, &[Opd::Use(y, k), Opd::Use(x, k), Opd::Use(mask, k)])
     }
 
-    pub(super) fn dot4(&mut self, small: bool, acc: Value, u: Value, s: Value) -> Val {
-        let (width, n) = self.shape_of(acc);
-        let k = Kind::vector(width);
-        if self.one_lane(acc) {
-            // Four bytes fill a quarter of a vector; the other sums are of no interest.
-            let acc = self.reg(acc);
-            let (u, s) = (self.reg(u), self.reg(s));
-            let a = self.v(M::Vmovd, 128, &[Opd::Use(acc, Kind::R32)]);
-            let d = self.dot_piece(small, a, u, Opd::Use(s, Kind::Xmm), 128);
-            return Val::Regs(smallvec![self.to_gpr(d, Scalar::I32)]);
-        }
-        let (a, u) = (self.regs(acc), self.regs(u));
-        let piece = |l: &mut Self, i: usize| {
-            let s = if l.caps.vnni || small { l.operand(s, i, 32) } else { Opd::Use(l.regs(s)[i], k) };
-            l.dot_piece(small, a[i], u[i], s, width)
-        };
-        Val::Regs((0..n).map(|i| piece(self, i)).collect())
-    }
-
-    /// `small`: the unsigned bytes are below 128, so that pairs of products fit 16 bits.
-    fn dot_piece(&mut self, small: bool, acc: VReg, u: VReg, s: Opd, width: u32) -> VReg {
-        let k = Kind::vector(width);
-        if self.caps.vnni {
-            return self.v_mod(M::Vpdpbusd, width, acc, &[Opd::Use(u, k), s]);
-        }
-        if small {
-            let pairs = self.v(M::Vpmaddubsw, width, &[Opd::Use(u, k), s]);
-            let one = self.pattern(16, 1, width);
-            let sums = self.v(M::Vpmaddwd, width, &[Opd::Use(pairs, k), Opd::Use(one, k)]);
-            return self.v(M::Vpaddd, width, &[Opd::Use(acc, k), Opd::Use(sums, k)]);
-        }
-        // Even and odd bytes as 16-bit lanes, whose products are added to 32 bits: nothing saturates.
-        let low = self.pattern(16, 0xff, width);
-        let m = self.bitwise_mnemonic(Opcode::And);
-        let ue = self.v(m, width, &[Opd::Use(u, k), Opd::Use(low, k)]);
-        let uo = self.shift_by(M::Vpsrlw, width, u, 8);
-        let se = self.v(M::Vpsllw, width, &[s, Opd::Control(8)]);
-        let se = self.shift_by(M::Vpsraw, width, se, 8);
-        let so = self.v(M::Vpsraw, width, &[s, Opd::Control(8)]);
-        let mut sum = acc;
-        for (u, s) in [(ue, se), (uo, so)] {
-            let p = self.v(M::Vpmaddwd, width, &[Opd::Use(u, k), Opd::Use(s, k)]);
-            sum = self.v(M::Vpaddd, width, &[Opd::Use(sum, k), Opd::Use(p, k)]);
-        }
-        sum
-    }
-
     // Moving lanes.
 
     /// A general register to every lane of `lane` bits.
@@ -432,42 +399,41 @@ impl Lower<'_> {
 
     pub(super) fn bitcast(&mut self, r: Value, a: Value, to: Type) -> Val {
         let from = self.ty(a);
-        if from.lanes > 1 && to.lanes > 1 && self.used_once(r) && !self.leaves(r) && self.used_once(a) {
-            if let Some(w) = self.take_waiting(a) {
-                self.wait(r, w);
-                return Val::Waiting(w);
-            }
+        let may_wait = from.lanes > 1 && to.lanes > 1 && self.used_once(r) && !self.leaves(r) && self.used_once(a);
+        if may_wait && let Some(w) = self.take_waiting(a) {
+            self.wait(r, w);
+            return Val::Waiting(w);
         }
         match (from.lanes == 1, to.lanes == 1) {
             (false, false) => Val::Regs(self.regs(a)),
             (true, true) => {
                 let r = self.reg(a);
                 match (in_vector(from.scalar), in_vector(to.scalar)) {
-                    (true, false) => Val::Regs(smallvec![self.to_gpr(r, to.scalar)]),
-                    (false, true) => Val::Regs(smallvec![self.to_xmm(r, from.scalar)]),
+                    (true, false) => Val::Regs(smallvec![self.gpr_of(r, to.scalar)]),
+                    (false, true) => Val::Regs(smallvec![self.xmm_of(r, from.scalar)]),
                     _ => Val::Regs(smallvec![r]),
                 }
             }
             (true, false) => {
                 let r = self.reg(a);
-                Val::Regs(smallvec![if in_vector(from.scalar) { r } else { self.to_xmm(r, from.scalar) }])
+                Val::Regs(smallvec![if in_vector(from.scalar) { r } else { self.xmm_of(r, from.scalar) }])
             }
             (false, true) => {
                 let r = self.reg(a);
-                Val::Regs(smallvec![if in_vector(to.scalar) { r } else { self.to_gpr(r, to.scalar) }])
+                Val::Regs(smallvec![if in_vector(to.scalar) { r } else { self.gpr_of(r, to.scalar) }])
             }
         }
     }
 
     /// Lane 0 of a vector in a general register.
-    pub(super) fn to_gpr(&mut self, r: VReg, s: Scalar) -> VReg {
+    pub(super) fn gpr_of(&mut self, r: VReg, s: Scalar) -> VReg {
         let d = self.gpr();
         let (m, kind) = if s.bytes() == 8 { (M::Vmovq, Kind::R64) } else { (M::Vmovd, Kind::R32) };
         self.vector_inst(m, &[Opd::Def(d, kind), Opd::Use(r, Kind::Xmm)]);
         d
     }
 
-    fn to_xmm(&mut self, r: VReg, s: Scalar) -> VReg {
+    fn xmm_of(&mut self, r: VReg, s: Scalar) -> VReg {
         let (m, kind) = if s.bytes() == 8 { (M::Vmovq, Kind::R64) } else { (M::Vmovd, Kind::R32) };
         self.v(m, 128, &[Opd::Use(r, kind)])
     }
@@ -488,7 +454,7 @@ impl Lower<'_> {
                 self.extract_part(M::Vextracti128, Kind::Xmm, r, width, (at / 128) as u8)
             };
         }
-        if at % 128 != 0 {
+        if !at.is_multiple_of(128) {
             x = self.shift_by(M::Vpsrldq, 128, x, (at % 128 / 8) as u8);
         }
         x
@@ -539,7 +505,7 @@ impl Lower<'_> {
             let (i, at) = self.place(ty, lane, 32);
             let width = shape(ty, 32, self.caps.width).0;
             let x = self.part(p[i], width, at * 32, 32);
-            let r = self.to_gpr(x, Scalar::I32);
+            let r = self.gpr_of(x, Scalar::I32);
             let new = self.gpr();
             self.scalar_inst(M::And, &[Opd::Mod { old: r, new, kind: Kind::R32 }, Opd::Imm(1)]);
             return Val::Regs(smallvec![new]);
@@ -548,7 +514,7 @@ impl Lower<'_> {
         let (p, (width, _)) = (self.regs(a), self.shape_of(a));
         let (i, at) = self.place(ty, lane, bits);
         let x = self.part(p[i], width, at * bits, bits);
-        Val::Regs(smallvec![if in_vector(ty.scalar) { x } else { self.to_gpr(x, ty.scalar) }])
+        Val::Regs(smallvec![if in_vector(ty.scalar) { x } else { self.gpr_of(x, ty.scalar) }])
     }
 
     pub(super) fn insert(&mut self, a: Value, s: Value, lane: i64) -> Val {
@@ -564,7 +530,7 @@ impl Lower<'_> {
             self.scalar_inst(M::Neg, &[Opd::Mod { old: from, new, kind: Kind::R32 }]);
             from = new;
         } else if in_vector(ty.scalar) {
-            from = self.to_gpr(from, ty.scalar);
+            from = self.gpr_of(from, ty.scalar);
         }
         let mut p = if truth { self.mask(a, 32) } else { self.regs(a) };
         let (width, _) = shape(ty, bits, self.caps.width);
@@ -639,12 +605,12 @@ impl Lower<'_> {
         let scalar = self.one_lane(index);
         let (width, mut p) = (self.shape_of(index).0, self.regs(index));
         if scalar {
-            p = smallvec![self.to_xmm(p[0], Scalar::I32)];
+            p = smallvec![self.xmm_of(p[0], Scalar::I32)];
         }
         let k = Kind::vector(width);
         let p: Pieces =
             p.into_iter().map(|i| self.v(M::Vpshufb, width, &[Opd::Use(wide, k), Opd::Use(i, k)])).collect();
-        Val::Regs(if scalar { smallvec![self.to_gpr(p[0], Scalar::I8)] } else { p })
+        Val::Regs(if scalar { smallvec![self.gpr_of(p[0], Scalar::I8)] } else { p })
     }
 
     /// Halves are combined until one lane is left.
@@ -675,6 +641,6 @@ impl Lower<'_> {
             now = bits.max(128);
             x = both(self, x, high, now);
         }
-        Val::Regs(smallvec![if in_vector(ty.scalar) { x } else { self.to_gpr(x, ty.scalar) }])
+        Val::Regs(smallvec![if in_vector(ty.scalar) { x } else { self.gpr_of(x, ty.scalar) }])
     }
 }
