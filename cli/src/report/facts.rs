@@ -363,7 +363,7 @@ pub mod example {
             threads: 2,
             date: "2026-02-01T10:00:00Z".into(),
             tune: "compile-model tune -m model.gguf".into(),
-            roofs: Some(Roofs { bandwidth: 2e10, int8: 4e11, float: 1e11, source: Source::Measured }),
+            roofs: Some(Roofs { bandwidth: 4e10, int8: 4e11, float: 1e11, source: Source::Measured }),
             programs,
             passes: vec![Choice { what: "fuse-glu".into(), choice: "30".into(), why: "gate and up".into() }],
             choices: vec![Choice { what: "activations".into(), choice: "Q8".into(), why: "int8".into() }],
@@ -388,7 +388,7 @@ mod tests {
         let f = example::facts();
         let sums = f.programs[0].sums();
         assert_eq!(sums, Sums { ns: 30.0 * 2e4, default_ns: 30.0 * 2.5e4, unknown: 1 });
-        assert_eq!(f.floor_ns(), Some(4e6));
+        assert_eq!(f.floor_ns(), Some(2e6));
         assert_eq!(f.programs[0].kernels[0].of_roofline(), Some(0.5));
     }
 

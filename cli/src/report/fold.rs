@@ -8,6 +8,8 @@ use tilewright_ir::graph::{Attr, Graph, NodeId, OpKind};
 
 /// Kinds of layers that are drawn; the rest is named.
 const MOST_KINDS: usize = 4;
+/// What a layer's values from elsewhere are of.
+const BEFORE: &str = "layer before";
 
 /// Parts from top to bottom.
 pub struct Picture {
@@ -19,6 +21,8 @@ pub struct Picture {
 /// A part of the graph that is drawn by itself.
 pub struct Part {
     pub title: String,
+    /// Whether it stands for layers.
+    pub layer: bool,
     pub nodes: Vec<Node>,
     /// Indices into `nodes`, the earlier first.
     pub edges: Vec<(usize, usize)>,
@@ -111,7 +115,7 @@ fn part(graph: &Graph, title: String, ids: &[NodeId], from: &str) -> Part {
         from.dedup();
         edges.extend(from.into_iter().map(|f| (f, to)));
     }
-    Part { title, nodes, edges }
+    Part { title, layer: from == BEFORE, nodes, edges }
 }
 
 /// What makes two layers the same kind.
@@ -160,7 +164,7 @@ pub fn fold(graph: &Graph) -> Picture {
         };
         // The last one has a layer before it.
         let ids = numbers.last().and_then(|n| layers.get(n)).map_or(&[][..], |v| v);
-        parts.push(part(graph, title, ids, "layer before"));
+        parts.push(part(graph, title, ids, BEFORE));
     }
     if !after.is_empty() {
         parts.push(part(graph, "after the layers".into(), &after, "last layer"));
@@ -198,7 +202,7 @@ mod tests {
         let layer = &picture.parts[1];
         let names: Vec<(&str, &str)> = layer.nodes.iter().map(|n| (n.op.as_str(), n.name.as_str())).collect();
         assert_eq!(names, [("", "z of the layer before"), ("matmul", "y"), ("add", "z")]);
-        assert_eq!(layer.edges, [(0, 1), (1, 2), (0, 2)]);
+        assert_eq!(layer.edges, [(0, 1), (0, 2), (1, 2)]);
         assert_eq!(
             (layer.nodes[1].weights.concat().as_str(), layer.nodes[1].label.as_str()),
             ("@f32[32, 32]", "blk.*.y")

@@ -64,7 +64,8 @@ fn size(n: &Node) -> (f64, f64) {
 }
 
 fn part(facts: &Facts, part: &Part) -> El {
-    let figure = el("figure").child(el("figcaption").child(el("b").text(&part.title)));
+    let class = if part.layer { "layer" } else { "beside" };
+    let figure = el("figure").class(class).child(el("figcaption").child(el("b").text(&part.title)));
     if part.nodes.len() > MOST_NODES {
         return figure.child(p("note", format!("{} nodes, too many to draw.", part.nodes.len())));
     }

@@ -46,9 +46,9 @@ pub fn layout(sizes: &[(f64, f64)], edges: &[(usize, usize)]) -> Layout {
         rows[item.row].push(i);
     }
     order(&mut rows, &items);
-    for pass in 0..24 {
+    for pass in 0..80 {
         // Down, then up; at last from both sides.
-        let sides = [(true, false), (false, true), (true, true)][if pass < 20 { pass % 2 } else { 2 }];
+        let sides = [(true, false), (false, true), (true, true)][if pass < 24 { pass % 2 } else { 2 }];
         for r in 0..rows.len() {
             place(&rows[if pass % 2 == 0 { r } else { rows.len() - 1 - r }], &mut items, sides);
         }

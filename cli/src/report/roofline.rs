@@ -296,7 +296,7 @@ mod tests {
             let t = m.timing.filter(|t| t.floor_ns > 0.0);
             assert!(t.is_none_or(|t| m.rate(t.ns) < roof(&roofs, m.x, true)), "{}", m.kernel.name);
         }
-        assert_eq!(roof(&roofs, 1.0, true), 20.0);
+        assert_eq!(roof(&roofs, 1.0, true), 40.0);
         assert_eq!(roof(&roofs, 1e6, true), 800.0);
         assert_eq!(roof(&roofs, 1e6, false), 200.0);
     }
@@ -307,7 +307,7 @@ mod tests {
         assert_eq!(svg.matches("class=\"mark ").count(), 2, "{svg}");
         // Two defaults and the kernel without a record, which is shown where the roof would let it be.
         assert_eq!(svg.matches("class=\"hollow k-").count(), 3, "{svg}");
-        assert!(svg.contains("memory 20.0 GB/s") && svg.contains("int8 800 GOP/s"), "{svg}");
+        assert!(svg.contains("memory 40.0 GB/s") && svg.contains("int8 800 GOP/s"), "{svg}");
     }
 
     #[test]

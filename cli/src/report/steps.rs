@@ -78,7 +78,7 @@ mod tests {
     #[test]
     fn bars_are_as_long_as_their_times() {
         let text = section(&facts()).to_string();
-        // Default fills the bar, the winner is 1.25 times as fast; the floor of 4 ms is longer than both.
+        // Default fills the bar, the winner is 1.25 times as fast; the floor of 2 ms is longer than both.
         assert_eq!(text.matches("style=\"width:100%\"").count(), 3, "{text}");
         assert_eq!(text.matches("style=\"width:80%\"").count(), 2, "{text}");
         assert!(text.contains("1 of 2 kernels have no record"), "{text}");
