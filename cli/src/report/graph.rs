@@ -172,7 +172,7 @@ pub fn formats(facts: &Facts) -> El {
 
 #[cfg(test)]
 mod tests {
-    use super::super::facts::example::facts;
+    use super::super::example::facts;
     use super::super::fold::fold;
     use super::*;
     use tilewright_ir::graph::parse;

@@ -164,7 +164,7 @@ fn plot(program: &Program, kernel: &Kernel, t: &Timing, classes: &BTreeMap<&str,
 
 #[cfg(test)]
 mod tests {
-    use super::super::facts::example::facts;
+    use super::super::example::facts;
     use super::*;
 
     #[test]

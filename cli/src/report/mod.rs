@@ -11,6 +11,8 @@
 mod axis;
 #[cfg(test)]
 mod check;
+#[cfg(test)]
+mod example;
 mod facts;
 mod fold;
 mod graph;

@@ -186,7 +186,7 @@ fn choices(facts: &Facts) -> El {
 #[cfg(test)]
 mod tests {
     use super::super::check::check;
-    use super::super::facts::example::facts;
+    use super::super::example::facts;
     use super::*;
 
     #[test]

@@ -285,7 +285,7 @@ fn lines(roofs: &Roofs, x: &Log, y: &Log, taken: &mut Vec<(f64, f64, f64, f64)>)
 
 #[cfg(test)]
 mod tests {
-    use super::super::facts::example::{facts, kernel};
+    use super::super::example::{facts, kernel};
     use super::*;
 
     #[test]

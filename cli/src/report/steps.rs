@@ -72,7 +72,7 @@ fn part(k: &Kernel, ns: f64, widest: f64) -> El {
 
 #[cfg(test)]
 mod tests {
-    use super::super::facts::example::facts;
+    use super::super::example::facts;
     use super::*;
 
     #[test]

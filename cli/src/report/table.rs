@@ -100,7 +100,7 @@ fn share(k: &Kernel, total: f64) -> El {
 
 #[cfg(test)]
 mod tests {
-    use super::super::facts::example::facts;
+    use super::super::example::facts;
     use super::*;
 
     #[test]
