@@ -157,7 +157,7 @@ fn last_cache(caches: &[String]) -> u64 {
 }
 
 /// The runs that stand for the use of an operation.
-fn scenarios(operands: &Operands) -> Vec<Scenario> {
+pub fn scenarios(operands: &Operands) -> Vec<Scenario> {
     let tokens = operands.max_tokens;
     let pasts: &[u32] = match (operands.reads_cache(), tokens) {
         (false, _) => &[0],

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::io::Write;
+use std::path::Path;
 use tilewright_autotune::bandwidth::{self, Bandwidth};
 use tilewright_driver::{Progress, compile};
 use tilewright_ir::graph::{Dim, Graph, Weight, parse};
@@ -36,16 +37,16 @@ pub struct Args {
 const MOST: u64 = 1 << 30;
 
 /// What the compiler decided: from an artifact, or by compiling all but the weights.
-struct Decided {
-    target: String,
-    choices: Vec<Choice>,
-    plan: Plan,
-    graph: Graph,
+pub struct Decided {
+    pub target: String,
+    pub choices: Vec<Choice>,
+    pub plan: Plan,
+    pub graph: Graph,
 }
 
 impl Decided {
-    fn of(args: &Args) -> anyhow::Result<Decided> {
-        let path = args.model.path()?;
+    /// Of a model or an artifact; `threads` are those that records are of, and `None` all there are.
+    pub fn of(path: &Path, compile_args: &CompileArgs, threads: Option<u32>) -> anyhow::Result<Decided> {
         if open::is_artifact(path) {
             let artifact = Artifact::open_with(
                 path,
@@ -60,7 +61,9 @@ impl Decided {
                 graph,
             });
         }
-        let options = open::tuned(path, &args.compile.options()?)?;
+        let mut options = compile_args.options()?;
+        options.threads = threads.unwrap_or(options.threads);
+        let options = open::tuned(path, &options)?;
         let mut warn = |p: Progress<'_>| {
             if let Progress::Warning(text) = p {
                 eprintln!("warning: {text}");
@@ -72,7 +75,7 @@ impl Decided {
     }
 
     /// Choices of a kind: name, choice, reason.
-    fn of_kind<'a>(&'a self, kind: &str) -> Vec<(&'a str, String, String)> {
+    pub fn of_kind<'a>(&'a self, kind: &str) -> Vec<(&'a str, String, String)> {
         let row = |c: &'a Choice| {
             let name = c.what.strip_prefix(kind)?.strip_prefix(' ')?;
             Some((name, plain(&c.choice), plain(&c.why)))
@@ -83,24 +86,26 @@ impl Decided {
 
 /// One kernel of one program.
 #[derive(Default)]
-struct KernelRow {
-    calls: u32,
+pub struct KernelRow {
+    pub calls: u32,
     /// Calls by kind, `matmul blk.*.ffn_down`.
-    what: BTreeMap<String, u32>,
+    pub what: BTreeMap<String, u32>,
     /// Types of the weights it reads.
-    types: BTreeMap<String, u32>,
+    pub types: BTreeMap<String, u32>,
     /// Weight bytes that all its calls read, as the model file counts them.
     bytes: u64,
 }
 
-fn bytes(w: &Weight, op: &str) -> u64 {
+/// Bytes of a weight that a call of `op` reads.
+pub fn bytes(w: &Weight, op: &str) -> u64 {
     let elements: u64 = w.ty.shape.iter().map(|d| if let Dim::N(n) = d { *n } else { 1 }).product();
     let rows = if let (Some(Dim::N(rows)), "embed") = (w.ty.shape.first(), op) { *rows } else { 1 };
     let format = FormatSet::builtin().get(w.format());
     format.map_or(0, |f| elements / f.block.max(1) as u64 * f.bytes as u64 / rows.max(1))
 }
 
-fn kernel_rows(plan: &Plan, graph: &Graph, program: &Program) -> Vec<(String, KernelRow)> {
+/// The kernels of a program in their order.
+pub fn kernel_rows(plan: &Plan, graph: &Graph, program: &Program) -> Vec<(String, KernelRow)> {
     // A call's label is made of op and name of its node.
     let label = |n| format!("{} {}", graph.node(n).op.row().name, graph.node(n).name);
     let nodes: HashMap<String, _> = graph.order().iter().map(|&n| (label(n).trim_end().to_string(), n)).collect();
@@ -120,7 +125,8 @@ fn kernel_rows(plan: &Plan, graph: &Graph, program: &Program) -> Vec<(String, Ke
     rows.into_iter().map(|(i, row)| (name(i), row)).collect()
 }
 
-fn plain(v: &Value) -> String {
+/// A choice as a person writes it.
+pub fn plain(v: &Value) -> String {
     match v {
         Value::String(s) => s.clone(),
         Value::Object(m) if m.is_empty() => "no parameters".into(),
@@ -216,7 +222,7 @@ fn object(d: &Decided, rate: &Bandwidth) -> Value {
 }
 
 pub fn run(args: Args) -> anyhow::Result<()> {
-    let decided = Decided::of(&args)?;
+    let decided = Decided::of(args.model.path()?, &args.compile, None)?;
     let threads = args.threads.map_or_else(system::cores, usize::from);
     let rate = bandwidth::measure(threads, decided.plan.model.bytes_per_token.clamp(1 << 20, MOST) as usize);
     let mut out = std::io::stdout().lock();

@@ -23,6 +23,7 @@ mod open;
 mod perplexity;
 mod profile;
 mod progress;
+mod report;
 mod run;
 mod system;
 mod tokenize;
@@ -52,6 +53,8 @@ enum Verb {
     Inspect(inspect::Args),
     /// Say what the compiler chose, why, and what it costs against the floor of this machine
     Explain(explain::Args),
+    /// Write what `explain` says and how tuning went as one HTML file, with plots
+    Report(report::Args),
     /// List what is declared: architectures, block formats, targets, passes
     List(list::Args),
     /// Say what this machine has, what is missing and what that costs
@@ -78,6 +81,7 @@ fn dispatch(verb: Verb) -> anyhow::Result<()> {
         Verb::Tune(a) => tune::run(a),
         Verb::Inspect(a) => inspect::run(a),
         Verb::Explain(a) => explain::run(a),
+        Verb::Report(a) => report::run(a),
         Verb::List(a) => list::run(a),
         Verb::Doctor(a) => doctor::run(a),
         Verb::Tokenize(a) => tokenize::run(a),

@@ -14,7 +14,7 @@ use tilewright_autotune::layers::{Layer, Layers};
 use tilewright_autotune::record::Record;
 use tilewright_autotune::tuner;
 use tilewright_codegen::backend::{self, Backend};
-use tilewright_codegen::schedules::{Params, Schedule, defaults};
+use tilewright_codegen::schedules::{Operands, Params, Schedule, defaults};
 use tilewright_codegen::target::Target;
 
 /// What a build does about records.
@@ -53,6 +53,26 @@ pub(crate) struct Chosen {
     /// Whether there was anything to choose.
     pub tunable: bool,
     pub record: Option<(Record, Layer)>,
+    /// What a call of it does, on average over the runs that stand for its use.
+    work: Work,
+}
+
+/// Bytes from memory and multiply-adds: what a report places a kernel under the roofline by.
+#[derive(Clone, Copy)]
+struct Work {
+    bytes: u64,
+    macs: u64,
+    int8: bool,
+}
+
+impl Work {
+    fn of(operands: &Operands) -> Work {
+        let runs = tuner::scenarios(operands);
+        let sum = runs.iter().map(|s| operands.work(s.tokens.into(), s.past.into()));
+        let (bytes, macs) = sum.fold((0, 0), |(a, b), (bytes, macs)| (a + bytes, b + macs));
+        let n = runs.len().max(1) as u64;
+        Work { bytes: bytes / n, macs: macs / n, int8: operands.is_int8() }
+    }
 }
 
 /// Opens the layers of this machine; none if the options name no folder or want none.
@@ -102,7 +122,8 @@ impl<'a> Chooser<'a> {
         let params = defaults(&space);
         // Its hash costs a build of the kernel: only where there may be a record.
         let op = if tunable && self.options.records.is_some() { tuner::operation(schedule) } else { signature.clone() };
-        let mut chosen = Chosen { op, params, backend: None, tunable, record: None };
+        let mut chosen =
+            Chosen { op, params, backend: None, tunable, record: None, work: Work::of(&schedule.operands()) };
         let found = self.layers.as_ref().filter(|_| tunable).and_then(|l| find(l, &chosen.op, self.options));
         if let Some((record, layer)) = found {
             match valid(schedule, record, &self.options.target) {
@@ -152,15 +173,23 @@ impl Chosen {
 
     /// Why, for reports.
     pub(crate) fn why(&self) -> Value {
-        let Some((r, layer)) = &self.record else {
-            let reason = if self.tunable { "no tuning record" } else { "nothing to choose" };
-            return json!({ "from": "default", "reason": reason, "op": self.op });
+        let Work { bytes, macs, int8 } = self.work;
+        let work = json!({ "op": self.op, "bytes": bytes, "macs": macs, "int8": int8 });
+        let from = match &self.record {
+            None => {
+                let reason = if self.tunable { "no tuning record" } else { "nothing to choose" };
+                json!({ "from": "default", "reason": reason })
+            }
+            Some((r, layer)) => {
+                let round = |v: f64, digits: i32| (v * 10f64.powi(digits)).round() / 10f64.powi(digits);
+                json!({
+                    "from": layer.name(), "date": r.date, "tried": r.tried, "rejected": r.rejected,
+                    "search": r.search, "us": round(r.ns / 1e3, 2), "default_us": round(r.default_ns / 1e3, 2),
+                    "gain": round(r.gain(), 3), "roofline": round(r.floor_ns / r.ns, 3),
+                })
+            }
         };
-        let round = |v: f64, digits: i32| (v * 10f64.powi(digits)).round() / 10f64.powi(digits);
-        json!({
-            "from": layer.name(), "date": r.date, "tried": r.tried, "rejected": r.rejected, "search": r.search,
-            "us": round(r.ns / 1e3, 2), "default_us": round(r.default_ns / 1e3, 2), "gain": round(r.gain(), 3),
-            "roofline": round(r.floor_ns / r.ns, 3), "op": self.op,
-        })
+        let both = [from, work].into_iter().filter_map(|v| if let Value::Object(m) = v { Some(m) } else { None });
+        Value::Object(both.flatten().collect())
     }
 }
