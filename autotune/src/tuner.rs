@@ -342,7 +342,11 @@ impl Cost for Bench<'_> {
     }
 
     fn is_over(&self) -> bool {
-        self.failure.is_some() || Instant::now() >= self.deadline || self.fastest <= AT_FLOOR * self.floor
+        // A floor that was measured on a busy machine can be too high: it ends a search that has seen something, and never
+        // one that is to see all.
+        let may_end = self.round > 1 && self.tuner.level != Level::Exhaustive;
+        let at_floor = may_end && self.fastest <= AT_FLOOR * self.floor;
+        self.failure.is_some() || Instant::now() >= self.deadline || at_floor
     }
 }
 
