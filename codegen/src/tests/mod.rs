@@ -2,6 +2,7 @@
 
 mod control;
 mod ops;
+mod tiles;
 
 use std::sync::LazyLock;
 use std::time::{SystemTime, UNIX_EPOCH};
