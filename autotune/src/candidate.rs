@@ -6,8 +6,8 @@
 //!
 //! ```
 //! use tilewright_autotune::candidate::Candidates;
-//! use tilewright_codegen::{schedules::Quantize, target::Target};
-//! let q = Quantize { width: 64, x_stride: 256, norm: None, max_tokens: 2 };
+//! use tilewright_codegen::{schedules::{Quantize, Rounding}, target::Target};
+//! let q = Quantize { width: 64, x_stride: 256, norm: None, to: Rounding::Q8, max_tokens: 2 };
 //! let target = Target::get("x86-64-v3").unwrap();
 //! let c = Candidates::new(&q, &target, 1).unwrap();
 //! assert!(c.kernel(&vec![0; c.sizes().len()]).is_ok());

@@ -24,7 +24,7 @@ const LIMIT_ROUNDED: f64 = 1e-4;
 
 /// Most error that results of this kind may have.
 fn limit(operands: &Operands) -> f64 {
-    let rounded = |d: &Data| matches!(d, Data::Q8(_) | Data::Cache { .. });
+    let rounded = |d: &Data| matches!(d, Data::Q8(_) | Data::Bf16(_) | Data::Cache { .. });
     let is_rounded = operands.pointers.iter().any(|o| o.written && rounded(&o.data));
     if is_rounded { LIMIT_ROUNDED } else { LIMIT_F32 }
 }

@@ -3,9 +3,9 @@
 //! ```no_run
 //! use std::time::Duration;
 //! use tilewright_autotune::tuner::{Level, Tuner};
-//! use tilewright_codegen::{schedules::Quantize, target::Target};
+//! use tilewright_codegen::{schedules::{Quantize, Rounding}, target::Target};
 //! let tuner = Tuner::new(&Target::detect()?, 2, Level::Quick, 1)?;
-//! let norm = Quantize { width: 576, x_stride: 2304, norm: Some(1e-5), max_tokens: 1 };
+//! let norm = Quantize { width: 576, x_stride: 2304, norm: Some(1e-5), to: Rounding::Q8, max_tokens: 1 };
 //! let outcome = tuner.tune(&norm, Duration::from_secs(5), None, &mut |_| {})?;
 //! println!("{:?}: {:.2} times as fast", outcome.record.params, outcome.record.gain());
 //! # Ok::<(), Box<dyn std::error::Error>>(())
@@ -402,8 +402,8 @@ mod tests {
 
     #[test]
     fn a_changed_kernel_is_another_operation() {
-        use tilewright_codegen::schedules::Quantize;
-        let op = |norm| operation(&Quantize { width: 64, x_stride: 256, norm, max_tokens: 1 });
+        use tilewright_codegen::schedules::{Quantize, Rounding};
+        let op = |norm| operation(&Quantize { width: 64, x_stride: 256, norm, to: Rounding::Q8, max_tokens: 1 });
         assert_eq!(op(None), op(None));
         assert_ne!(op(None).rsplit_once("ir:").map(|x| x.1), op(Some(1e-5)).rsplit_once("ir:").map(|x| x.1));
         assert_eq!(compiler().len(), 12);

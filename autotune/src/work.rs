@@ -5,8 +5,8 @@
 //!
 //! ```
 //! use tilewright_autotune::work::{Scenario, Work};
-//! use tilewright_codegen::schedules::{Quantize, Schedule};
-//! let q = Quantize { width: 64, x_stride: 256, norm: None, max_tokens: 2 };
+//! use tilewright_codegen::schedules::{Quantize, Rounding, Schedule};
+//! let q = Quantize { width: 64, x_stride: 256, norm: None, to: Rounding::Q8, max_tokens: 2 };
 //! let mut work = Work::new(&q.operands(), &[Scenario { tokens: 2, past: 0 }], 0, 7).unwrap();
 //! work.clear();
 //! assert!(work.results(0).iter().flatten().all(|v| v.is_nan()), "nothing is written yet");
@@ -203,6 +203,10 @@ fn values(data: &Data, bytes: &[u8], tokens: usize) -> Vec<f32> {
             let id = |t: usize| i32::from_le_bytes(bytes[t * *stride as usize..][..4].try_into().unwrap_or([0; 4]));
             (0..tokens).map(id).map(|v| if v < 0 { f32::NAN } else { v as f32 }).collect()
         }
+        Data::Bf16(rows) => {
+            let row = |t: usize| bytes[t * rows.bytes() as usize..][..rows.width as usize * 2].chunks_exact(2);
+            (0..tokens).flat_map(row).map(|b| half::bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect()
+        }
         Data::Cache { .. } => bytes.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
         Data::Vector(_) | Data::Angles { .. } | Data::Weights { .. } => bytes.chunks_exact(4).map(float).collect(),
     }
@@ -217,6 +221,11 @@ fn fill(data: &Data, out: &mut [u8], random: &mut Random) {
             for row in out.chunks_exact_mut(rows.bytes() as usize) {
                 let x: Vec<f32> = (0..rows.width).map(|_| random.signed()).collect();
                 rows.encode(&x, row);
+            }
+        }
+        Data::Bf16(_) => {
+            for v in out.chunks_exact_mut(2) {
+                v.copy_from_slice(&half::bf16::from_f32(random.signed()).to_le_bytes());
             }
         }
         Data::Ids { stride, below } => {
@@ -320,7 +329,7 @@ impl Random {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tilewright_codegen::schedules::Q8Rows;
+    use tilewright_codegen::schedules::{Bf16Rows, Q8Rows};
 
     #[test]
     fn inputs_are_ordinary_numbers() {
@@ -346,6 +355,7 @@ mod tests {
         for data in [
             Data::Rows { width: 30, stride: 128 },
             Data::Q8(Q8Rows { width: 64 }),
+            Data::Bf16(Bf16Rows { width: 24 }),
             Data::Vector(5),
             Data::Angles { pairs: 3 },
             Data::Cache { heads: 1, head_dim: 4 },

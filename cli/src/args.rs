@@ -51,8 +51,10 @@ impl ModelArgs {
 /// Precision of activations.
 #[derive(Clone, Copy, ValueEnum)]
 pub enum Precision {
-    /// int8 blocks of 32 in front of matmuls whose weights allow it
+    /// int8 blocks in front of matmuls whose weights allow it
     Q8,
+    /// The same for one token at a time; for many, bf16 with weights expanded on the way
+    Bf16,
     /// Single precision everywhere
     F32,
 }
@@ -66,9 +68,9 @@ pub struct CompileArgs {
     /// Fusions to switch off, by pass name; `list passes` shows them
     #[arg(long, value_name = "NAME,..", value_delimiter = ',')]
     no_fuse: Vec<String>,
-    /// Activations of matmuls
-    #[arg(long, value_enum, default_value = "q8")]
-    activations: Precision,
+    /// Activations of matmuls [default: bf16 where the target has tiles for it, else q8]
+    #[arg(long, value_enum)]
+    activations: Option<Precision>,
     /// Most tokens of a step of prefill [default: 64]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=4096))]
     prefill_tokens: Option<u32>,
@@ -101,7 +103,10 @@ impl CompileArgs {
         if self.frozen && self.tune == Tune::Off {
             return Err(usage("--frozen asks for records and --tune off for none"));
         }
-        let mut options = BuildOptions::for_host()?;
+        let mut options = match &self.target {
+            Some(name) => BuildOptions::for_target(Target::get(name)?),
+            None => BuildOptions::for_host()?,
+        };
         options.frozen = self.frozen;
         options.records = Some(self.cache()?.root().to_path_buf());
         options.tune = match self.tune {
@@ -110,15 +115,14 @@ impl CompileArgs {
             Tune::Quick => TuneMode::Quick,
             Tune::Full => TuneMode::Full,
         };
-        if let Some(name) = &self.target {
-            options.target = Target::get(name)?;
-        }
         if let Some(n) = self.prefill_tokens {
             options.prefill_tokens = n;
         }
         options.activations = match self.activations {
-            Precision::Q8 => Activations::Q8,
-            Precision::F32 => Activations::F32,
+            None => options.activations,
+            Some(Precision::Q8) => Activations::Q8,
+            Some(Precision::Bf16) => Activations::Bf16,
+            Some(Precision::F32) => Activations::F32,
         };
         options.off = self.no_fuse.iter().filter(|n| !n.is_empty()).cloned().collect();
         Ok(options)

@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use std::io::Write;
 use std::path::Path;
 use tilewright_autotune::bandwidth::{self, Bandwidth};
-use tilewright_driver::{Progress, compile};
+use tilewright_driver::{Compiled, Progress, compile};
 use tilewright_ir::graph::{Dim, Graph, Weight, parse};
 use tilewright_models::format::FormatSet;
 use tilewright_models::model::Model;
@@ -69,9 +69,8 @@ impl Decided {
                 eprintln!("warning: {text}");
             }
         };
-        let compiled = compile(&Model::open(path)?, &options, &mut warn)?;
-        let (choices, plan, graph) = (compiled.choices, compiled.plan, compiled.graph);
-        Ok(Decided { target: options.target.name, choices, plan, graph })
+        let Compiled { choices, plan, mut graphs, .. } = compile(&Model::open(path)?, &options, &mut warn)?;
+        Ok(Decided { target: options.target.name, choices, plan, graph: graphs.swap_remove(0) })
     }
 
     /// Choices of a kind: name, choice, reason.

@@ -185,10 +185,10 @@ fn compiled(compiled: &Compiled, args: &Args) -> anyhow::Result<()> {
         out(format!("// after {pass}\n{text}\n"))?;
     }
     if args.graph {
-        out(compiled.graph.to_string())?;
+        compiled.graphs.iter().try_for_each(|g| out(g.to_string()))?;
     }
     if args.emit.is_some() {
-        out(dot(&compiled.graph))?;
+        compiled.graphs.iter().try_for_each(|g| out(dot(g)))?;
     }
     if args.kernels {
         for kernel in &compiled.kernels {

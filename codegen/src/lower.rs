@@ -5,8 +5,8 @@
 
 use crate::pack::{Layout, ROWS};
 use crate::schedules::{
-    Activation, Activations, Attention, Embed, Glu, HeadPrep, KvWrite, Matmul, Params, Q8Rows, Quantize, RopeStyle,
-    Rowwise, RowwiseOp, Schedule,
+    Activation, Activations, Attention, Bf16Rows, Embed, Finish, Gemm, Glu, HeadPrep, KvWrite, Matmul, Params, Q8Rows,
+    Quantize, RopeStyle, Rounding, Rowwise, RowwiseOp, Schedule,
 };
 use tilewright_ir::graph::{Dim, Elem, Graph, NodeId, OpKind, TensorType, Weight};
 use tilewright_passes::memory::{self, ALIGN, Memory, Place};
@@ -112,10 +112,11 @@ pub struct LowerContext<'a> {
     pub params: &'a dyn Fn(&dyn Schedule) -> Params,
 }
 
-/// Bytes of a row of a value: f32 rows padded to 64 bytes, int8 rows as [`Q8Rows`] says.
+/// Bytes of a row of a value: f32 rows padded to 64 bytes, rounded ones as [`Q8Rows`] and [`Bf16Rows`] say.
 pub fn row_bytes(ty: &TensorType) -> u64 {
     match (&ty.elem, ty.width()) {
         (Elem::Q8, Some(width)) => Q8Rows { width }.bytes(),
+        (Elem::BF16, Some(width)) => Bf16Rows { width }.bytes(),
         (_, Some(width)) => (width * 4).next_multiple_of(ALIGN),
         (_, None) => 4,
     }
@@ -246,6 +247,11 @@ impl Lowering<'_> {
         })
     }
 
+    /// Whether the product `n` is one of bf16.
+    fn reads_bf16(&self, n: NodeId) -> bool {
+        self.graph.operand(n, "x").is_some_and(|x| self.graph.ty(x).elem == Elem::BF16)
+    }
+
     fn check_pair(&self, n: NodeId, layout: &Layout, x: Activations) -> Result<(), LowerError> {
         if x == Activations::Q8 && !layout.takes_q8() {
             return Err(self.fail(n, "int8 activations with float weights; keep this matmul on f32 activations"));
@@ -311,10 +317,12 @@ impl Lowering<'_> {
                     None => None,
                 };
                 args.push(self.value(n)?.0);
-                Box::new(Quantize { width, x_stride, norm, max_tokens: tokens })
+                let to = if g.ty(n).elem == Elem::BF16 { Rounding::Bf16 } else { Rounding::Q8 };
+                Box::new(Quantize { width, x_stride, norm, to, max_tokens: tokens })
             }
             OpKind::Matmul => {
                 let (xa, x) = self.activations(self.operand(n, "x")?)?;
+                let bf16 = self.reads_bf16(n);
                 let (w, layout, rows, cols, bytes) = self.matrix(self.operand(n, "w")?)?;
                 self.check_pair(n, &layout, x)?;
                 args.extend([xa, w]);
@@ -332,7 +340,13 @@ impl Lowering<'_> {
                 let (out, out_stride) = self.value(n)?;
                 args.push(out);
                 let bias = bias.is_some();
-                Box::new(Matmul { layout, rows, cols, x, bias, residual, out_stride, max_tokens: tokens })
+                if bf16 {
+                    let finish = Finish::Sum { bias, residual };
+                    let (weights, out_stride) = (vec![layout], Some(out_stride));
+                    Box::new(Gemm { weights, rows, cols, finish, out_stride, max_tokens: tokens })
+                } else {
+                    Box::new(Matmul { layout, rows, cols, x, bias, residual, out_stride, max_tokens: tokens })
+                }
             }
             OpKind::Glu => {
                 let (xa, x) = self.activations(self.operand(n, "x")?)?;
@@ -345,7 +359,14 @@ impl Lowering<'_> {
                 weight_bytes = gate_bytes + up_bytes;
                 let function = self.activation(n)?;
                 let out_stride = (!g.flag(n, "quantize")).then_some(stride);
-                Box::new(Glu { gate, up, rows, cols, x, function, out_stride, max_tokens: tokens })
+                if self.reads_bf16(n) {
+                    let (weights, finish) = (vec![gate, up], Finish::Glu(function));
+                    Box::new(Gemm { weights, rows, cols, finish, out_stride, max_tokens: tokens })
+                } else if g.ty(n).elem == Elem::BF16 {
+                    return Err(self.fail(n, "rounds to bf16 what it computes from something else"));
+                } else {
+                    Box::new(Glu { gate, up, rows, cols, x, function, out_stride, max_tokens: tokens })
+                }
             }
             OpKind::KvWrite => {
                 let (k_cache, v_cache, heads, head_dim) = self.cache(n)?;

@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use tilewright_runtime::artifact::missing_features;
 
 /// A machine to generate code for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +29,20 @@ pub struct Target {
     pub l2_bytes: u64,
     /// Most `local` memory of a kernel, all of it on the stack.
     pub max_local_bytes: u64,
+    /// What prefill multiplies with unless told otherwise.
+    #[serde(default)]
+    pub prefill_activations: PrefillActivations,
+}
+
+/// Activations of products of many tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PrefillActivations {
+    /// int8 blocks, as decode has them.
+    #[default]
+    Q8,
+    /// bf16, with weights expanded to bf16 on the way.
+    Bf16,
 }
 
 /// Why there is no such target.
@@ -55,7 +70,9 @@ pub enum TargetError {
 }
 
 /// Best first: [`Target::detect`] takes the first that fits.
-const FILES: [&str; 5] = [
+const FILES: [&str; 7] = [
+    include_str!("../targets/x86-64-v4-amx.yaml"),
+    include_str!("../targets/x86-64-v4-bf16.yaml"),
     include_str!("../targets/x86-64-v4-vnni.yaml"),
     include_str!("../targets/x86-64-v3-vnni.yaml"),
     include_str!("../targets/x86-64-v3.yaml"),
@@ -114,36 +131,8 @@ impl Target {
         if self.arch() != std::env::consts::ARCH {
             return vec![self.arch().to_string()];
         }
-        self.features.iter().filter(|f| !host_has(f)).cloned().collect()
+        missing_features(self.features.iter().map(String::as_str)).into_iter().map(String::from).collect()
     }
-}
-
-macro_rules! detected {
-    ($detect:ident: $($name:tt)*) => {
-        fn host_has(feature: &str) -> bool {
-            match feature {
-                $($name => std::arch::$detect!($name),)*
-                _ => false,
-            }
-        }
-    };
-}
-
-#[cfg(target_arch = "x86_64")]
-detected! { is_x86_feature_detected:
-    "sse3" "ssse3" "sse4.1" "sse4.2" "popcnt" "avx" "avx2" "fma" "f16c" "bmi1" "bmi2" "lzcnt" "avxvnni" "avxvnniint8"
-    "avx512f" "avx512bw" "avx512cd" "avx512dq" "avx512vl" "avx512vnni" "avx512bf16" "avx512fp16" "avx512vbmi"
-    "avx512vbmi2" "avx512bitalg" "avx512vpopcntdq" "gfni"
-}
-
-#[cfg(target_arch = "aarch64")]
-detected! { is_aarch64_feature_detected:
-    "neon" "dotprod" "i8mm" "fp16" "bf16" "sve" "sve2"
-}
-
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-fn host_has(_feature: &str) -> bool {
-    false
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use tilewright_codegen::backend::{self, Backend};
 use tilewright_codegen::lower::{LowerContext, Lowered, LoweredCall, PackedWeight, Packing, WeightMap, lower};
 use tilewright_codegen::pack::{Layout, PackError, ROWS, pack_panel};
 use tilewright_codegen::schedules::{Schedule, defaults};
-use tilewright_codegen::target::Target;
+use tilewright_codegen::target::{PrefillActivations, Target};
 use tilewright_ir::graph::{Elem, Graph, OpKind};
 use tilewright_ir::kernel::Kernel;
 use tilewright_models::format::{BlockFormat, FormatSet};
@@ -30,7 +30,7 @@ use tilewright_runtime::plan::{Call, KvLayer, ModelFacts, Plan, Program, RopeTab
 pub struct BuildOptions {
     /// The machine.
     pub target: Target,
-    /// Activations of matmuls with block formats.
+    /// Activations of matmuls with block formats. `Bf16` is for products of many tokens; decode keeps int8 blocks.
     pub activations: Activations,
     /// Fusions that are switched off, by pass name.
     pub off: BTreeSet<String>,
@@ -54,9 +54,18 @@ pub struct BuildOptions {
 impl BuildOptions {
     /// Defaults for this machine.
     pub fn for_host() -> Result<BuildOptions, DriverError> {
-        Ok(BuildOptions {
-            target: Target::detect()?,
-            activations: Activations::Q8,
+        Ok(BuildOptions::for_target(Target::detect()?))
+    }
+
+    /// Defaults for that machine.
+    pub fn for_target(target: Target) -> BuildOptions {
+        let activations = match target.prefill_activations {
+            PrefillActivations::Q8 => Activations::Q8,
+            PrefillActivations::Bf16 => Activations::Bf16,
+        };
+        BuildOptions {
+            target,
+            activations,
             off: BTreeSet::new(),
             prefill_tokens: 64,
             ctx: None,
@@ -65,7 +74,18 @@ impl BuildOptions {
             frozen: false,
             records: None,
             threads: std::thread::available_parallelism().map_or(1, |n| n.get() as u32),
-        })
+        }
+    }
+
+    /// The programs, most tokens and activations: decoding; a few tokens (drafts, the end of a prompt), which read the
+    /// weights as rarely but should not pay for eight; prefill. Few tokens have nothing to gain from expanded weights.
+    fn programs(&self) -> Vec<(u32, Activations)> {
+        let few = if self.activations == Activations::Bf16 { Activations::Q8 } else { self.activations };
+        let most = self.prefill_tokens;
+        let mut programs = vec![(1, few), (4, few)];
+        programs.retain(|p| p.0 < most);
+        programs.push((most, if most == 1 { few } else { self.activations }));
+        programs
     }
 
     /// Text of everything but the records that changes the result, for cache keys.
@@ -105,9 +125,9 @@ pub struct BuildReport {
 
 /// Everything but the packed weights: what `build` writes and what `explain` and `inspect` show.
 pub struct Compiled {
-    /// The fused graph.
-    pub graph: Graph,
-    /// Passes: rewrites and times.
+    /// The fused graph of each program; one if they are the same. The artifact has the first.
+    pub graphs: Vec<Graph>,
+    /// Passes on the first graph: rewrites and times.
     pub passes: Report,
     /// The plan.
     pub plan: Plan,
@@ -179,41 +199,46 @@ impl KernelTable<'_> {
     }
 }
 
-/// The fused graph.
+/// The fused graph of each program, and what the passes did to the first. Equal programs share a graph.
 fn fused(
     model: &Model,
     options: &BuildOptions,
     progress: &mut dyn FnMut(Progress<'_>),
-) -> Result<(Graph, Report, u64), DriverError> {
-    progress(Progress::Stage("graph"));
+) -> Result<(Vec<Graph>, Report, u64), DriverError> {
     let ctx = options.ctx.map_or(model.hyper().n_ctx, |ctx| model.hyper().n_ctx.min(ctx.into()));
-    let mut graph = model.graph_for(ctx)?;
-    progress(Progress::Stage("passes"));
-    let cx = PassContext { activations: options.activations, takes_q8: &takes_q8 };
-    let manager = PassManager { off: options.off.clone(), dump: options.dump.clone(), verify: true, context: cx };
-    let passes = manager.run(&mut graph)?;
-    Ok((graph, passes, ctx))
+    let (mut graphs, mut report) = (vec![], None);
+    let mut kinds: Vec<Activations> = options.programs().into_iter().map(|(_, activations)| activations).collect();
+    kinds.dedup();
+    for activations in kinds {
+        progress(Progress::Stage("graph"));
+        let mut graph = model.graph_for(ctx)?;
+        progress(Progress::Stage("passes"));
+        let cx = PassContext { activations, takes_q8: &takes_q8 };
+        let manager = PassManager { off: options.off.clone(), dump: options.dump.clone(), verify: true, context: cx };
+        let passes = manager.run(&mut graph)?;
+        report.get_or_insert(passes);
+        graphs.push(graph);
+    }
+    Ok((graphs, report.unwrap_or_default(), ctx))
 }
 
-/// Most tokens of each program: decoding, a few tokens (drafts, the end of a prompt), which read the weights as rarely but
-/// should not pay for eight, and prefill.
-fn program_sizes(options: &BuildOptions) -> Vec<u32> {
-    let most = options.prefill_tokens.max(1);
-    let mut sizes: Vec<u32> = [1, 4, most].into_iter().filter(|&n| n <= most).collect();
-    sizes.dedup();
-    sizes
+/// The programs with their graphs; those of few tokens, which come first, have the first.
+fn programs<'a>(options: &BuildOptions, graphs: &'a [Graph]) -> impl Iterator<Item = (u32, &'a Graph)> {
+    let programs = options.programs();
+    let few = programs[0].1;
+    programs.into_iter().map(move |(tokens, kind)| (tokens, &graphs[if kind == few { 0 } else { graphs.len() - 1 }]))
 }
 
 /// The distinct operations of all programs.
 pub(crate) fn operations(model: &Model, options: &BuildOptions) -> Result<Vec<Operation>, DriverError> {
-    let (graph, ..) = fused(model, options, &mut |_| {})?;
+    let (graphs, ..) = fused(model, options, &mut |_| {})?;
     let params = |s: &dyn Schedule| defaults(&s.space());
     let cx = LowerContext { layout: &layout_of, params: &params };
     let mut weights = WeightMap::default();
     let mut out: Vec<Operation> = vec![];
     let mut index: HashMap<String, usize> = HashMap::new();
-    for tokens in program_sizes(options) {
-        for call in lower(&graph, tokens, &mut weights, &cx)?.calls {
+    for (tokens, graph) in programs(options, &graphs) {
+        for call in lower(graph, tokens, &mut weights, &cx)?.calls {
             let key = call.schedule.signature();
             let i = *index.entry(key).or_insert_with(|| {
                 out.push(Operation { label: call.label, tokens, calls: 0, schedule: call.schedule });
@@ -232,21 +257,22 @@ pub fn compile(
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Compiled, DriverError> {
     crate::tune::missing(model, options, progress)?;
-    let (graph, passes, ctx) = fused(model, options, progress)?;
+    let (graphs, passes, ctx) = fused(model, options, progress)?;
+    let graph = &graphs[0];
     progress(Progress::Stage("kernels"));
     let mut weights = WeightMap::default();
     let chooser = Chooser::new(options)?;
     let params = |s: &dyn Schedule| chooser.choose(s).params.clone();
     let cx = LowerContext { layout: &layout_of, params: &params };
     let mut table = KernelTable::new(&options.target);
-    let mut programs = vec![];
+    let mut lowered = vec![];
     let mut per_token = 0;
-    for tokens in program_sizes(options) {
-        let lowered = lower(&graph, tokens, &mut weights, &cx)?;
+    for (tokens, graph) in programs(options, &graphs) {
+        let one = lower(graph, tokens, &mut weights, &cx)?;
         if tokens == 1 {
-            per_token = lowered.calls.iter().map(|c| c.weight_bytes).sum();
+            per_token = one.calls.iter().map(|c| c.weight_bytes).sum();
         }
-        programs.push(program(lowered, tokens, &mut table, &chooser)?);
+        lowered.push(program(one, tokens, &mut table, &chooser)?);
     }
     chooser.warnings().iter().for_each(|w| progress(Progress::Warning(w)));
     chooser.check_frozen()?;
@@ -277,13 +303,13 @@ pub fn compile(
             macs_per_token: macs,
         },
         kernels: table.names.clone(),
-        kv: kv_layers(&graph),
+        kv: kv_layers(graph),
         rope: graph.rope.iter().map(|r| RopeTable { inv_freq: r.inv_freq.clone(), scale: r.scale }).collect(),
-        programs,
+        programs: lowered,
         weights_bytes: weights.bytes,
     };
     plan.validate(|name| table.names.iter().any(|n| n == name))?;
-    Ok(Compiled { graph, passes, plan, kernels: table.kernels, objects, weights, choices })
+    Ok(Compiled { graphs, passes, plan, kernels: table.kernels, objects, weights, choices })
 }
 
 fn program(
@@ -329,8 +355,9 @@ fn choices(passes: &Report, table: &KernelTable<'_>, weights: &WeightMap, option
         what: "activations".into(),
         choice: format!("{:?}", options.activations).into(),
         why: format!(
-            "int8 blocks of {} with one f32 scale where the weight is a block format; f32 elsewhere",
-            tilewright_ir::graph::Q8_BLOCK
+            "int8 blocks of {} with one f32 scale where the weight is a block format; f32 elsewhere{}",
+            tilewright_ir::graph::Q8_BLOCK,
+            if options.activations == Activations::Bf16 { "; bf16 for many tokens at once" } else { "" }
         )
         .into(),
     }];
@@ -384,7 +411,7 @@ pub fn build(
     if let Some(template) = &tokenizer.chat_template {
         writer.file(CHAT_TEMPLATE, template.as_bytes())?;
     }
-    writer.file(GRAPH, compiled.graph.to_string().as_bytes())?;
+    writer.file(GRAPH, compiled.graphs[0].to_string().as_bytes())?;
     let target = &options.target;
     let info = ManifestInfo {
         compiler: concat!("tilewright ", env!("CARGO_PKG_VERSION")).into(),

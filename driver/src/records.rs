@@ -119,7 +119,7 @@ impl<'a> Chooser<'a> {
         }
         let tunable = is_tunable(schedule);
         let space = schedule.space();
-        let params = defaults(&space);
+        let params = preferred(schedule, defaults(&space), &self.options.target);
         // Its hash costs a build of the kernel: only where there may be a record.
         let op = if tunable && self.options.records.is_some() { tuner::operation(schedule) } else { signature.clone() };
         let mut chosen =
@@ -150,6 +150,19 @@ impl<'a> Chooser<'a> {
             None => Ok(()),
         }
     }
+}
+
+/// `params` with the values that the schedule prefers and that a back end takes.
+fn preferred(schedule: &dyn Schedule, params: Params, target: &Target) -> Params {
+    let mut best = params;
+    for &(name, value) in schedule.preferred() {
+        let mut params = best.clone();
+        params.insert(name, value);
+        if backend::default_for(&schedule.build("k", &params), target).is_ok() {
+            best = params;
+        }
+    }
+    best
 }
 
 /// The parameters and the back end of a record, or why it cannot be used.

@@ -137,7 +137,14 @@ fn blocks_are_counted() {
 fn nonsense_is_refused_without_a_panic() {
     let scalars = Scalar::TABLE.map(|row| Type { scalar: row.0, lanes: 1 });
     let types: Vec<Type> = scalars.iter().flat_map(|t| [*t, t.x(4), t.x(3), t.x(0)]).collect();
-    let imms = [Imm::None, Imm::Int(-1), Imm::Int(i64::MAX), Imm::Float(f64::NAN), Imm::Pred(Pred::Ult)];
+    let imms = [
+        Imm::None,
+        Imm::Int(-1),
+        Imm::Int(i64::MAX),
+        Imm::Float(f64::NAN),
+        Imm::Pred(Pred::Ult),
+        Imm::Tiles([0, 9, 9]),
+    ];
     for row in OP_TABLE {
         for n in 0..5 {
             for (i, imm) in imms.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! Rounds activations to int8 blocks in front of the products that can use them. Not a fusion: it changes numerics.
+//! Rounds activations to int8 blocks, or to bf16, in front of the products that can use them. Not a fusion: it changes numerics.
 //!
 //! ```text
 //! weight @wq : @q4_1[96, 96]
@@ -11,7 +11,7 @@
 //! %k = matmul %0, @wk
 //! ```
 //!
-//! Applies with int8 activations, where every weight's format has kernels that take them and rows divide into blocks. One
+//! Applies where every weight's format has kernels that take rounded activations and rows divide into blocks. One
 //! `quantize` serves all readers of a value. Runs before the fusions, so that what is rounded does not depend on which of
 //! them are on: a `glu` never forms from two products of which only one reads int8.
 
@@ -28,7 +28,7 @@ impl Pass for ChoosePrecision {
     }
 
     fn doc(&self) -> &'static str {
-        "round activations to int8 where kernels take them (changes numerics)"
+        "round activations to int8 or bf16 where kernels take them (changes numerics)"
     }
 
     fn run(&self, g: &mut Graph, ctx: &PassContext) -> Result<usize, GraphError> {
@@ -38,7 +38,7 @@ impl Pass for ChoosePrecision {
         let mut count = 0;
         for id in g.order().to_vec() {
             let Some(x) = wants_q8(g, id, ctx) else { continue };
-            let rounded = quantized(g, x, id)?;
+            let rounded = quantized(g, x, id, ctx.activations)?;
             let (op, mut operands, attrs) = (g.node(id).op, roles(g, id), g.node(id).attrs.clone());
             for (role, n) in &mut operands {
                 if *role == "x" {
@@ -67,7 +67,7 @@ fn wants_q8(g: &Graph, id: NodeId, ctx: &PassContext) -> Option<NodeId> {
 }
 
 /// The rounded `x`, standing before `user`.
-fn quantized(g: &mut Graph, x: NodeId, user: NodeId) -> Result<NodeId, GraphError> {
+fn quantized(g: &mut Graph, x: NodeId, user: NodeId, to: Activations) -> Result<NodeId, GraphError> {
     let plain = |&n: &NodeId| g.node(n).op == OpKind::Quantize && !g.flag(n, "gamma");
     let known = g.users(x).into_iter().find(plain);
     let id = match known {
@@ -80,7 +80,11 @@ fn quantized(g: &mut Graph, x: NodeId, user: NodeId) -> Result<NodeId, GraphErro
         }
         None => {
             let name = g.node(x).name.clone();
-            g.push_named(OpKind::Quantize, &[x], attrs([]), &name)?
+            let attrs = match to {
+                Activations::Bf16 => attrs([("to", "bf16".into())]),
+                _ => attrs([]),
+            };
+            g.push_named(OpKind::Quantize, &[x], attrs, &name)?
         }
     };
     g.move_before(id, user);

@@ -38,7 +38,8 @@ impl Pass for FuseNormQuantize {
             if g.ty(gamma).width() != g.ty(x).width() {
                 continue;
             }
-            let attrs = [("eps".to_string(), Attr::Float(g.float(norm, "eps")))].into();
+            let mut attrs = g.node(id).attrs.clone();
+            attrs.insert("eps".to_string(), Attr::Float(g.float(norm, "eps")));
             rebuild(g, id, OpKind::Quantize, &[("x", x), ("gamma", gamma)], &attrs)?;
             remove_all(g, &[norm]);
             count += 1;

@@ -14,7 +14,7 @@
 
 use crate::manager::{Pass, PassContext};
 use crate::rewrite::{all, rebuild, roles, used_once};
-use tilewright_ir::graph::{Attr, Graph, GraphError, NodeId, OpKind, Q8_UNIT};
+use tilewright_ir::graph::{Attr, Elem, Graph, GraphError, NodeId, OpKind, Q8_UNIT};
 
 /// See the module.
 pub struct FuseQuantize;
@@ -32,14 +32,16 @@ impl Pass for FuseQuantize {
         let mut count = 0;
         for id in all(g, OpKind::Quantize) {
             let Some(source) = g.operand(id, "x") else { continue };
-            if g.flag(id, "gamma") || g.flag(source, "quantize") || !used_once(g, source) || !blocks(g, source) {
+            if g.flag(id, "gamma") || g.flag(source, "quantize") || !used_once(g, source) || !rounds(g, source, id) {
                 continue;
             }
+            let to = g.node(id).attrs.get_key_value("to").map(|(k, v)| (k.clone(), v.clone()));
             // The users are moved first: the type of `source` is about to change under them.
             g.replace_uses(id, source);
             g.remove(id);
             let (op, operands, mut attrs) = (g.node(source).op, roles(g, source), g.node(source).attrs.clone());
             attrs.insert("quantize".into(), Attr::Bool(true));
+            attrs.extend(to);
             rebuild(g, source, op, &operands, &attrs)?;
             count += 1;
         }
@@ -47,9 +49,13 @@ impl Pass for FuseQuantize {
     }
 }
 
-/// Whether `id` can round what it makes.
-fn blocks(g: &Graph, id: NodeId) -> bool {
+/// Whether `id` can round what it makes as `quantize` does.
+fn rounds(g: &Graph, id: NodeId, quantize: NodeId) -> bool {
+    let bf16 = g.ty(quantize).elem == Elem::BF16;
     let unit = match g.node(id).op {
+        // Attention has no bf16 results, and a GLU makes them of bf16 only.
+        OpKind::Attention if bf16 => None,
+        OpKind::Glu if bf16 && g.operand(id, "x").is_none_or(|x| g.ty(x).elem != Elem::BF16) => None,
         OpKind::Attention => g.operand(id, "kv").and_then(|kv| g.ty(kv).width()),
         OpKind::Glu => g.ty(id).width(),
         _ => None,

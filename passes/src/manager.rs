@@ -37,6 +37,8 @@ pub trait Pass: Sync {
 pub enum Activations {
     /// Rounded to int8 blocks in front of products whose kernels take them.
     Q8,
+    /// Rounded to bf16 in front of the same products, whose weights are rounded to bf16, too.
+    Bf16,
     /// Single precision throughout.
     #[default]
     F32,
@@ -47,7 +49,7 @@ pub enum Activations {
 pub struct PassContext<'a> {
     /// Precision policy.
     pub activations: Activations,
-    /// Whether products with weights of the format of that name can read int8 activations.
+    /// Whether products with weights of the format of that name can read rounded activations.
     pub takes_q8: &'a dyn Fn(&str) -> bool,
 }
 

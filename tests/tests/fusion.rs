@@ -131,18 +131,29 @@ fn fusions_keep_results_with_int8_activations() {
 }
 
 #[test]
-fn int8_activations_are_near_f32_ones() {
+fn fusions_keep_results_with_bf16_activations() {
+    all_worked(&check_all(Activations::Bf16), &[]);
+}
+
+#[test]
+fn rounded_activations_are_near_f32_ones() {
+    // Of a block's largest value, and of each value.
+    near_f32(Activations::Q8, Elem::Q8, 0.01);
+    near_f32(Activations::Bf16, Elem::BF16, 0.001);
+}
+
+fn near_f32(activations: Activations, elem: Elem, limit: f64) {
     let mut rounded = 0;
     for seed in 0..100 {
         let g = graph(seed);
-        let (a, b) = (results(&compiled(&g, Activations::F32, &[]).0, seed), compiled(&g, Activations::Q8, &[]).0);
-        rounded += b.order().iter().filter(|&&n| b.ty(n).elem == Elem::Q8).count();
+        let (a, b) = (results(&compiled(&g, Activations::F32, &[]).0, seed), compiled(&g, activations, &[]).0);
+        rounded += b.order().iter().filter(|&&n| b.ty(n).elem == elem).count();
         // The logits of the first step: a block's values lose up to 1/254 of its largest, a few times over.
         let (a, b) = (&a[0], &results(&b, seed)[0]);
         let square = |v: f64| v * v;
         let error: f64 = a.iter().zip(b).map(|(a, b)| square(a - b)).sum();
         let size: f64 = a.iter().map(|a| square(*a)).sum();
-        assert!(error < 0.01 * size, "seed {seed}: {error} of {size}");
+        assert!(error < limit * size, "seed {seed}: {error} of {size}");
     }
     assert!(rounded > 0);
 }
@@ -150,11 +161,12 @@ fn int8_activations_are_near_f32_ones() {
 #[test]
 fn a_fused_graph_is_a_fixpoint_and_keeps_its_text() {
     for seed in 0..GRAPHS {
-        let (g, _) = compiled(&graph(seed), Activations::Q8, &[]);
+        let activations = if seed % 2 == 0 { Activations::Q8 } else { Activations::Bf16 };
+        let (g, _) = compiled(&graph(seed), activations, &[]);
         let text = g.to_string();
         let again = parse(&text).unwrap_or_else(|e| panic!("seed {seed}: {e}\n{text}"));
         assert_eq!(again.to_string(), text, "seed {seed}");
-        let (_, report) = compiled(&g, Activations::Q8, &[]);
+        let (_, report) = compiled(&g, activations, &[]);
         for row in &report.rows {
             assert_eq!(row.rewrites, 0, "seed {seed}: {} rewrites again\n{text}", row.name);
         }

@@ -206,6 +206,17 @@ fn smollm2_compiled() {
     compiled("smollm2", Activations::Q8, &INT8);
 }
 
+/// Prefill in bf16 on machines with products of it; decode is that of int8.
+#[test]
+fn smollm2_compiled_with_bf16_activations() {
+    let target = BuildOptions::for_host().expect("a target").target;
+    if !target.has("avx512bf16") {
+        let _ = writeln!(std::io::stderr(), "SKIPPED: {} has no products of bf16", target.name);
+        return;
+    }
+    compiled("smollm2", Activations::Bf16, &INT8);
+}
+
 #[test]
 fn smollm2_compiled_with_f32_activations() {
     compiled("smollm2", Activations::F32, &F32);

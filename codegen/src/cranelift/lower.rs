@@ -351,6 +351,8 @@ impl Lower<'_, '_> {
                 vec![self.b.ins().iadd(p, by)]
             }
             Local => vec![self.local(int_imm(inst))],
+            // `check` has refused them.
+            Dot2 | TileZero | TileLoad | TileStore | TileDot => vec![],
         };
         let (&[r], false) = (&inst.results[..], pieces.is_empty()) else {
             let message = format!("`{}` has no lowering", inst_line(self.kernel, inst));

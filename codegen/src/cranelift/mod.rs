@@ -56,6 +56,9 @@ impl Backend for Cranelift {
             (Opcode::Local, Imm::Int(bytes)) => {
                 local = local.saturating_add(u64::try_from(bytes).unwrap_or(0).next_multiple_of(64));
             }
+            (Opcode::Dot2 | Opcode::TileZero | Opcode::TileLoad | Opcode::TileStore | Opcode::TileDot, _) => {
+                found.push(fault(&inst_line(kernel, inst), "there is no such instruction here".into()));
+            }
             _ => {}
         });
         if local > target.max_local_bytes {

@@ -9,7 +9,9 @@
 //! | `embed.rs` | rows of a packed table |
 //! | `matmul.rs` | packed matrix times one or many rows, bias and residual; gate and up with activation |
 //! | `panel.rs` | the inner product of one panel, the part that decodes weights |
-//! | `quantize.rs` | RMS norm and rounding to int8 blocks |
+//! | `gemm.rs` | the same for many tokens in bf16, weights expanded on the way |
+//! | `expand.rs` | the part that expands them |
+//! | `quantize.rs` | RMS norm and rounding to int8 blocks or to bf16 |
 //! | `qk.rs` | per-head norm and rotation, shared by the next two |
 //! | `kv_write.rs` | keys and values into the f16 cache |
 //! | `attention/` | scores, mask, softmax and values in one |
@@ -18,6 +20,8 @@
 
 mod attention;
 mod embed;
+mod expand;
+mod gemm;
 mod kv_write;
 mod matmul;
 mod operands;
@@ -28,11 +32,12 @@ mod rowwise;
 
 pub use attention::{Attention, AttentionCombine};
 pub use embed::Embed;
+pub use gemm::{Bf16Rows, Finish, Gemm};
 pub use kv_write::KvWrite;
 pub use matmul::{Activations, Glu, Matmul};
 pub use operands::{Data, Operand, Operands};
 pub use qk::{HeadPrep, RopeStyle};
-pub use quantize::{Q8Rows, Quantize};
+pub use quantize::{Q8Rows, Quantize, Rounding};
 pub use rowwise::{Rowwise, RowwiseOp};
 
 use std::collections::BTreeMap;
@@ -92,6 +97,10 @@ pub trait Schedule: Sync {
     /// Parameters that change what the arguments are, not only how they are computed: tuning leaves them at their
     /// defaults.
     fn structural(&self) -> &'static [&'static str] {
+        &[]
+    }
+    /// Values that are better than the defaults where a back end takes them: not every machine can.
+    fn preferred(&self) -> &'static [(&'static str, i64)] {
         &[]
     }
     /// Number of chunks of a call.

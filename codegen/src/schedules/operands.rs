@@ -1,8 +1,8 @@
 //! What the arguments of a kernel are: enough to make up data for one call, to time it and to check its results.
 //!
 //! ```
-//! use tilewright_codegen::schedules::{Data, Quantize, Schedule};
-//! let q = Quantize { width: 64, x_stride: 256, norm: None, max_tokens: 2 };
+//! use tilewright_codegen::schedules::{Data, Quantize, Rounding, Schedule};
+//! let q = Quantize { width: 64, x_stride: 256, norm: None, to: Rounding::Q8, max_tokens: 2 };
 //! let o = q.operands();
 //! assert_eq!((o.max_tokens, o.pointers.len(), o.scalars.len()), (2, 2, 1));
 //! assert_eq!(o.pointers[0].data, Data::Rows { width: 64, stride: 256 });
@@ -11,8 +11,8 @@
 
 use super::quantize::BLOCK;
 use super::{
-    Activations, Attention, AttentionCombine, Embed, Glu, HeadPrep, KvWrite, Matmul, Q8Rows, Quantize, RopeStyle,
-    Rowwise, RowwiseOp, Schedule, defaults,
+    Activations, Attention, AttentionCombine, Bf16Rows, Embed, Finish, Gemm, Glu, HeadPrep, KvWrite, Matmul, Q8Rows,
+    Quantize, RopeStyle, Rounding, Rowwise, RowwiseOp, Schedule, defaults,
 };
 use crate::pack::{Layout, ROWS, UNIT};
 use tilewright_runtime::plan::ScalarArg;
@@ -40,6 +40,8 @@ pub enum Data {
     },
     /// An int8 row a token.
     Q8(Q8Rows),
+    /// A bf16 row a token.
+    Bf16(Bf16Rows),
     /// An i32 a token, that many bytes apart, each in `0..below`.
     Ids {
         /// Bytes from one to the next.
@@ -70,6 +72,7 @@ impl Data {
             // Kernels read and write whole panels: rows are padded to their width.
             Data::Rows { width, stride } => tokens.saturating_sub(1) * stride + width.next_multiple_of(ROWS) * 4,
             Data::Q8(rows) => tokens * rows.bytes(),
+            Data::Bf16(rows) => tokens * rows.bytes(),
             Data::Ids { stride, .. } => tokens.saturating_sub(1) * stride + 4,
             Data::Cache { heads, head_dim } => heads * capacity * head_dim * 2,
             Data::Angles { pairs } => tokens * pairs * 8,
@@ -193,6 +196,10 @@ fn result(width: u64, stride: Option<u64>) -> Data {
     stride.map_or(q8(width), |s| rows(width, s))
 }
 
+fn bf16(width: u64) -> Data {
+    Data::Bf16(Bf16Rows { width })
+}
+
 fn weights(layout: &Layout, rows: u64, cols: u64) -> Data {
     Data::Weights { layout: layout.clone(), rows, cols }
 }
@@ -223,6 +230,16 @@ pub(super) fn matmul(m: &Matmul) -> Operands {
 pub(super) fn glu(g: &Glu) -> Operands {
     let read = [g.x.data(g.cols), weights(&g.gate, g.rows, g.cols), weights(&g.up, g.rows, g.cols)];
     Operands::new(g.max_tokens, read, result(g.rows, g.out_stride))
+}
+
+pub(super) fn gemm(g: &Gemm) -> Operands {
+    let mut read = vec![bf16(g.cols)];
+    read.extend(g.weights.iter().map(|l| weights(l, g.rows, g.cols)));
+    if let Finish::Sum { bias, residual } = g.finish {
+        read.extend(bias.then_some(Data::Vector(g.rows.next_multiple_of(ROWS))));
+        read.extend(residual.map(|stride| rows(g.rows, stride)));
+    }
+    Operands::new(g.max_tokens, read, g.out_stride.map_or(bf16(g.rows), |s| rows(g.rows, s)))
 }
 
 pub(super) fn attention(a: &Attention) -> Operands {
@@ -259,7 +276,8 @@ pub(super) fn kv_write(k: &KvWrite) -> Operands {
 
 pub(super) fn quantize(q: &Quantize) -> Operands {
     let read = [rows(q.width, q.x_stride)].into_iter().chain(q.norm.map(|_| Data::Vector(q.width)));
-    Operands::new(q.max_tokens, read, q8(q.width))
+    let out = if q.to == Rounding::Q8 { q8(q.width) } else { bf16(q.width) };
+    Operands::new(q.max_tokens, read, out)
 }
 
 pub(super) fn embed(e: &Embed) -> Operands {
@@ -325,9 +343,14 @@ mod tests {
             max_tokens: 4,
         };
         let kv_write = KvWrite { heads: 2, head_dim: 64, k_stride: 512, v_stride: 512, prep, max_tokens: 4 };
-        let quantize = Quantize { width: 64, x_stride: 256, norm: Some(1e-5), max_tokens: 4 };
+        let quantize = Quantize { width: 64, x_stride: 256, norm: Some(1e-5), to: Rounding::Q8, max_tokens: 4 };
+        let finish = Finish::Sum { bias: true, residual: Some(192) };
+        let gemm =
+            Gemm { weights: vec![layout.clone()], rows: 40, cols: 64, finish, out_stride: Some(192), max_tokens: 4 };
+        let pair = vec![layout.clone(), layout.clone()];
+        let bf16_glu = Gemm { weights: pair, finish: Finish::Glu(function), out_stride: None, ..gemm.clone() };
         let embed = Embed { layout, cols: 64, out_stride: 256, max_tokens: 4 };
-        let all: [&dyn Schedule; 6] = [&matmul, &glu, &attention, &kv_write, &quantize, &embed];
+        let all: [&dyn Schedule; 8] = [&matmul, &glu, &attention, &kv_write, &quantize, &embed, &gemm, &bf16_glu];
         let ops = [
             RowwiseOp::RmsNorm { group: 64, eps: 1e-5 },
             RowwiseOp::Add(0),

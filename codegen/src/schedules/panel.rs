@@ -97,11 +97,11 @@ fn prefetch(b: &mut KernelBuilder, p: Value, bytes: u64, ahead: i64) {
 const LINE: u64 = 64;
 
 /// One level of scales of a block, ready to be multiplied.
-fn top(b: &mut KernelBuilder, l: &LevelLayout, block: Value, first: u64, lanes: u16) -> Value {
+pub(super) fn top(b: &mut KernelBuilder, l: &LevelLayout, block: Value, first: u64, lanes: u16) -> Value {
     b.load_f32(scalar(l.store), lanes, block, (l.top + first * l.store.bytes()) as i64)
 }
 
-fn sub(b: &mut KernelBuilder, at: Value, offset: u64, lanes: u16) -> Value {
+pub(super) fn sub(b: &mut KernelBuilder, at: Value, offset: u64, lanes: u16) -> Value {
     let s = b.load(Type::I8.x(lanes), at, offset as i64);
     let s = b.sext(s, Scalar::I32);
     b.int_to_f(s, Scalar::F32)
@@ -124,7 +124,7 @@ impl<'q> Codes<'q> {
     }
 
     /// Order of dwords in which each dword of the first plane is loaded once and dropped early.
-    fn order(q: &QuantLayout) -> Vec<u64> {
+    pub(super) fn order(q: &QuantLayout) -> Vec<u64> {
         let w = u64::from(q.planes[0]);
         (0..w).flat_map(|p| (0..8 / w).map(move |s| p + s * w)).collect()
     }

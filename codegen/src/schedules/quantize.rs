@@ -1,9 +1,9 @@
-//! Rounding activations to int8 blocks, with the RMS norm that comes before.
+//! Rounding activations to int8 blocks, or to bf16, with the RMS norm that comes before.
 //!
 //! The norm's row scale commutes with the matmul, but the rounding has to see `gamma * x`; so norm and rounding are one
 //! kernel, run once a row, and every matmul that reads the row shares its result.
 
-use super::{Operands, Params, Schedule, if_token, operands};
+use super::{Bf16Rows, Operands, Params, Schedule, if_token, operands};
 use crate::pack::UNIT;
 use tilewright_ir::kernel::{Kernel, KernelBuilder, Pred, Scalar, Type, Value};
 
@@ -114,6 +114,15 @@ impl Q8Rows {
 /// Distances of swaps that bring together the lanes of a block.
 const WITHIN_BLOCK: [i64; 3] = [1, 2, 4];
 
+/// What rows are rounded to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Rounding {
+    /// [`Q8Rows`].
+    Q8,
+    /// [`Bf16Rows`].
+    Bf16,
+}
+
 /// `quantize`, with or without the norm. Arguments: x, [gamma], out; scalars: tokens. One chunk a token.
 #[derive(Clone, Debug)]
 pub struct Quantize {
@@ -123,13 +132,16 @@ pub struct Quantize {
     pub x_stride: u64,
     /// Epsilon of the norm, if there is one.
     pub norm: Option<f32>,
+    /// What rows are rounded to.
+    pub to: Rounding,
     /// Most tokens of a run.
     pub max_tokens: u32,
 }
 
 impl Schedule for Quantize {
     fn signature(&self) -> String {
-        format!("quantize w{} xs{} norm{:?} t{}", self.width, self.x_stride, self.norm, self.max_tokens)
+        let Quantize { width, x_stride, norm, to, max_tokens } = self;
+        format!("quantize w{width} xs{x_stride} norm{norm:?} {to:?} t{max_tokens}")
     }
 
     fn chunks(&self, _: &Params) -> u32 {
@@ -146,7 +158,11 @@ impl Schedule for Quantize {
         let rows = Q8Rows { width: self.width };
         if_token(&mut b, token, tokens, |b| {
             let x = b.index(x, token, self.x_stride as i64);
-            let out = b.index(out, token, rows.bytes() as i64);
+            let bytes = match self.to {
+                Rounding::Q8 => rows.bytes(),
+                Rounding::Bf16 => Bf16Rows { width: self.width }.bytes(),
+            };
+            let out = b.index(out, token, bytes as i64);
             let factor = self.norm.map(|eps| {
                 let f = rms_factor(b, x, self.width, eps);
                 b.splat(f, 16)
@@ -166,7 +182,16 @@ impl Schedule for Quantize {
                         _ => v,
                     }
                 });
-                rows.store_unit(b, block, out, unit);
+                match self.to {
+                    Rounding::Q8 => rows.store_unit(b, block, out, unit),
+                    Rounding::Bf16 => {
+                        let p = b.index(out, unit, UNIT as i64 * 2);
+                        for (half, v) in (0..).zip(block) {
+                            let v = b.fround(v, Scalar::BF16);
+                            b.store(v, p, 32 * half);
+                        }
+                    }
+                }
                 vec![]
             });
         });

@@ -3,6 +3,7 @@
 mod control;
 mod ops;
 mod random;
+mod tiles;
 
 use std::sync::LazyLock;
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -282,6 +282,41 @@ fn chains_of_dot_products() {
     }
 }
 
+/// Against the instruction where the machine has it: any bits, and numbers whose products are about to be denormal.
+#[test]
+fn dot_of_bf16_pairs() {
+    let run = |lanes: u16, tiny: bool| {
+        let (acc, pairs) = (Type::F32.x(lanes), Type::BF16.x(2 * lanes));
+        op(&[acc, pairs, pairs], |b, a| {
+            let masked = |b: &mut KernelBuilder, v: Value, ints: Type, keep: i64, set: i64| {
+                let ty = b.ty(v);
+                let v = b.bitcast(v, ints);
+                let (keep, set) = (b.int(ints, keep), b.int(ints, set));
+                let v = b.and(v, keep);
+                let v = b.or(v, set);
+                b.bitcast(v, ty)
+            };
+            if !tiny {
+                let r = b.dot2(a[0], a[1], a[2]);
+                // Again with a factor from memory that is the same for all lanes.
+                let w = b.load(Type::I32, Value(2), 0);
+                let w = b.splat(w, lanes);
+                let w = b.bitcast(w, pairs);
+                return b.dot2(r, a[1], w);
+            }
+            // Exponents from -127, -71 and -63 on: sums on both sides of the least normal number.
+            let acc = masked(b, a[0], Type::I32.x(lanes), 0x83ff_ffff, 0);
+            let x = masked(b, a[1], Type::I16.x(2 * lanes), 0x87ff, 0x1c00);
+            let y = masked(b, a[2], Type::I16.x(2 * lanes), 0x87ff, 0x2000);
+            b.dot2(acc, x, y)
+        });
+    };
+    for lanes in LANES {
+        (0..20).for_each(|_| run(lanes, false));
+        (0..20).for_each(|_| run(lanes, true));
+    }
+}
+
 #[test]
 fn functions() {
     each(&[Type::F32], |t| {

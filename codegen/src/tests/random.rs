@@ -309,6 +309,8 @@ impl Generator<'_> {
                 let lane = self.below(usize::from(ty.lanes));
                 b.insert(v, s, lane as i64)
             }
+            // What only some targets have is tested apart, in `ops.rs` and `tiles.rs`.
+            Operands::Dot2 | Operands::Tile => return None,
             Operands::For => {
                 self.for_loop(b);
                 return None;
@@ -566,6 +568,11 @@ impl Drop for Blame {
     }
 }
 
+/// Ops that few targets have.
+fn is_special(name: &str) -> bool {
+    name == "dot2_bf16" || name.starts_with("tile_")
+}
+
 #[test]
 fn random_kernels() {
     let mut random = Random::new();
@@ -588,6 +595,6 @@ fn random_kernels() {
         buffers.push(vec![0; (RESULTS * CHUNKS) as usize]);
         agree(&kernel, &buffers, &[n], CHUNKS, Scalar::I8, blame.0);
     }
-    let missing: Vec<&str> = OP_TABLE.iter().map(|o| o.name).filter(|&n| !seen.contains(n)).collect();
+    let missing: Vec<&str> = OP_TABLE.iter().map(|o| o.name).filter(|&n| !seen.contains(n) && !is_special(n)).collect();
     assert!(missing.is_empty(), "never made: {missing:?}");
 }

@@ -69,6 +69,7 @@ impl Opd {
             Opd::Imm(v) if i32::try_from(v).is_ok() => Kind::Imm32,
             Opd::Imm(_) => Kind::Imm64,
             Opd::Fixed(Register::CL) => Kind::Cl,
+            Opd::Fixed(r) if r.is_tmm() => Kind::Tmm,
             Opd::Fixed(_) => Kind::K,
         }
     }

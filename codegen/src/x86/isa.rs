@@ -25,6 +25,7 @@ pub(super) enum Kind {
     Xmm,
     Ymm,
     Zmm,
+    Tmm,
     K,
     Mem,
     Imm8,
@@ -53,7 +54,7 @@ fn accepts(kind: OpCodeOperandKind) -> u16 {
     let name = format!("{kind:?}");
     let mut set = 0;
     let mut add = |yes: bool, k: Kind| set |= if yes { k.bit() } else { 0 };
-    add(name == "mem" || name.ends_with("_or_mem"), Kind::Mem);
+    add(name == "mem" || name == "sibmem" || name.ends_with("_or_mem"), Kind::Mem);
     let (head, _) = name.split_once('_').unwrap_or((&name, ""));
     for (text, kind) in [
         ("r8", Kind::R8),
@@ -63,6 +64,7 @@ fn accepts(kind: OpCodeOperandKind) -> u16 {
         ("xmm", Kind::Xmm),
         ("ymm", Kind::Ymm),
         ("zmm", Kind::Zmm),
+        ("tmm", Kind::Tmm),
         ("k", Kind::K),
         ("imm8", Kind::Imm8),
         ("imm8sex32", Kind::Imm8),
@@ -130,13 +132,20 @@ pub(super) struct Caps {
     pub(super) width: u32,
     /// A dot product of bytes.
     pub(super) vnni: bool,
+    /// A dot product of pairs of bf16.
+    pub(super) bf16: bool,
+    /// Tiles and their bf16 product.
+    pub(super) tiles: bool,
 }
 
 impl Caps {
     pub(super) fn of(target: &Target) -> Caps {
         let evex = ["avx512f", "avx512vl", "avx512bw", "avx512dq"].iter().all(|f| target.has(f));
         let vnni = if evex { target.has("avx512vnni") } else { target.has("avxvnni") };
-        Caps { evex, width: if evex { target.vector_bits.clamp(256, 512) } else { 256 }, vnni }
+        let width = if evex { target.vector_bits.clamp(256, 512) } else { 256 };
+        let bf16 = evex && target.has("avx512bf16");
+        let tiles = ["amx-tile", "amx-bf16"].iter().all(|f| target.has(f));
+        Caps { evex, width, vnni, bf16, tiles }
     }
 
     /// The encoding space of vector instructions.
@@ -176,6 +185,8 @@ const FEATURES: &[(CpuidFeature, &[&str])] = &[
     (CpuidFeature::AVX512DQ, &["avx512dq"]),
     (CpuidFeature::AVX512_VNNI, &["avx512vnni"]),
     (CpuidFeature::AVX512_BF16, &["avx512bf16"]),
+    (CpuidFeature::AMX_TILE, &["amx-tile"]),
+    (CpuidFeature::AMX_BF16, &["amx-bf16"]),
     (CpuidFeature::AVX512_VBMI, &["avx512vbmi"]),
 ];
 

@@ -1,5 +1,5 @@
 //! From kernel IR to machine instructions: values, constants, folded loads and control flow. The ops themselves are in
-//! [`super::scalar`], [`super::vector`], [`super::convert`] and [`super::memory`].
+//! [`super::scalar`], [`super::vector`], [`super::convert`], [`super::memory`] and [`super::tile`].
 //!
 //! A vector becomes pieces of the widest register, or one narrower piece; a vector of truth values has lanes of ones or
 //! zeros. Program order is kept, with one exception: a load that is used once waits for its use, so that it can become
@@ -81,6 +81,8 @@ pub(super) struct Lower<'k> {
     /// Bits that may be set in some byte of a value.
     pub(super) bits: Vec<u8>,
     chunk: Option<VReg>,
+    /// The kernel uses tiles.
+    pub(super) tiles: bool,
 }
 
 /// Constants in memory.
@@ -105,9 +107,9 @@ impl Pool {
 }
 
 impl Pool {
-    /// Offset of 16 bytes.
-    pub(super) fn block(&mut self, bytes: &[u8; 16]) -> i64 {
-        self.bytes.resize(self.bytes.len().next_multiple_of(16), 0);
+    /// Offset of these bytes, a multiple of their number.
+    pub(super) fn block(&mut self, bytes: &[u8]) -> i64 {
+        self.bytes.resize(self.bytes.len().next_multiple_of(bytes.len()), 0);
         let at = self.bytes.len();
         self.bytes.extend_from_slice(bytes);
         at as i64
@@ -153,6 +155,7 @@ impl<'k> Lower<'k> {
             splits: FxHashMap::default(),
             bits: vec![0xff; n],
             chunk: None,
+            tiles: false,
         };
         let mut home = vec![0; n];
         l.scan(&kernel.body, &mut 0, &mut home);
@@ -160,9 +163,11 @@ impl<'k> Lower<'k> {
         let entry = l.f.label();
         l.f.begin(entry, vec![]);
         l.arguments();
+        l.configure_tiles();
         l.hoist();
         l.block(&kernel.body);
         l.force_waiting();
+        l.release_tiles();
         l.f.push(MInst::new(Action::Return));
         l.f.finish();
         l
@@ -178,6 +183,7 @@ impl<'k> Lower<'k> {
         block.params.iter().for_each(|p| home[p.0 as usize] = me);
         for inst in &block.insts {
             inst.args.iter().for_each(|&a| see(self, a, home));
+            self.tiles |= matches!(inst.op, Opcode::TileZero | Opcode::TileLoad);
             if inst.op == Opcode::Swizzle {
                 self.tables[inst.args[0].0 as usize] = true;
             }
@@ -284,7 +290,7 @@ impl<'k> Lower<'k> {
     }
 
     /// Appends the instruction of `mnemonic` for these operands.
-    fn inst(&mut self, mnemonic: Mnemonic, encoding: iced_x86::EncodingKind, opds: &[Opd]) -> usize {
+    pub(super) fn inst(&mut self, mnemonic: Mnemonic, encoding: iced_x86::EncodingKind, opds: &[Opd]) -> usize {
         let mut kinds: SmallVec<[Kind; 4]> = opds.iter().map(Opd::kind).collect();
         let mut code = isa::code(mnemonic, encoding, &kinds);
         for wider in [Kind::Imm32, Kind::Imm64] {
@@ -582,13 +588,14 @@ impl<'k> Lower<'k> {
             _ => 0,
         };
         match inst.op {
-            Store | For | If => self.force_waiting(),
+            Store | TileStore | For | If => self.force_waiting(),
             _ => {}
         }
         let Some(&r) = inst.results.first() else {
             return match inst.op {
                 Store => self.store(a(0), a(1), imm),
                 Prefetch => self.prefetch(a(0), imm),
+                TileZero | TileLoad | TileStore | TileDot => self.tile(inst),
                 For => self.for_loop(inst),
                 If => self.branch(inst),
                 _ => {}
@@ -600,8 +607,7 @@ impl<'k> Lower<'k> {
             For => return self.for_loop(inst),
             If => return self.branch(inst),
             Load => return self.load(r, a(0), imm),
-            Store => return,
-            Prefetch => return,
+            Store | Prefetch | TileZero | TileLoad | TileStore | TileDot => return,
             Offset => self.offset(r, a(0), a(1)),
             Local => {
                 let mem = Mem::at(Base::Frame, self.frame);
@@ -620,6 +626,7 @@ impl<'k> Lower<'k> {
             MaxLane => self.reduce(Fmax, a(0)),
             Dot4 => self.dot4(r, false, a(0), a(1), a(2)),
             Dot4U7 => self.dot4(r, true, a(0), a(1), a(2)),
+            Dot2 => self.dot2(a(0), a(1), a(2)),
             Swap => self.swap(a(0), imm),
             Sext | Zext => self.extend(inst.op == Sext, a(0), ty),
             Trunc => self.truncate(a(0), ty),

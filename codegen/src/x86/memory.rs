@@ -10,7 +10,7 @@ use super::lower::{Lower, Pieces, Val, Waiting, in_vector, lane_bits, shape};
 
 impl Lower<'_> {
     /// The operand for `pointer + bytes`.
-    fn address(&mut self, pointer: Value, bytes: i64) -> Mem {
+    pub(super) fn address(&mut self, pointer: Value, bytes: i64) -> Mem {
         let mem = match self.val(pointer).clone() {
             Val::Address(mem) => mem,
             _ => Mem::at(Base::Reg(self.reg(pointer)), 0),

@@ -1,4 +1,4 @@
-//! The x86-64 back end: kernel IR to machine code at full width (AVX2 or AVX-512, with VNNI where the target has it),
+//! The x86-64 back end: kernel IR to machine code at full width (AVX2 or AVX-512, with VNNI, BF16 and AMX where the target has them),
 //! with nothing to install.
 //!
 //! ```text
@@ -33,6 +33,7 @@ mod regs;
 mod scalar;
 #[cfg(test)]
 mod tests;
+mod tile;
 mod vector;
 
 use std::collections::HashSet;

@@ -9,8 +9,8 @@ use super::isa::{self, Kind};
 use super::{compile, regs};
 use crate::pack::Layout;
 use crate::schedules::{
-    Activation, Activations, Attention, Embed, Glu, HeadPrep, KvWrite, Matmul, Quantize, RopeStyle, Rowwise, RowwiseOp,
-    Schedule, defaults,
+    Activation, Activations, Attention, Embed, Glu, HeadPrep, KvWrite, Matmul, Quantize, RopeStyle, Rounding, Rowwise,
+    RowwiseOp, Schedule, defaults,
 };
 use crate::target::Target;
 
@@ -158,7 +158,7 @@ fn schedules(tokens: u32) -> Vec<Box<dyn Schedule>> {
         }));
     }
     for (width, norm) in [(512, None), (576, Some(1e-5))] {
-        out.push(Box::new(Quantize { width, x_stride: width * 4, norm, max_tokens: tokens }));
+        out.push(Box::new(Quantize { width, x_stride: width * 4, norm, to: Rounding::Q8, max_tokens: tokens }));
     }
     for style in [RopeStyle::Half, RopeStyle::Interleaved] {
         let prep = HeadPrep { norm: Some(1e-6), rope: Some((32, style)) };

@@ -353,6 +353,20 @@ impl Lower<'_> {
         self.v(M::Vpblendvb, width, &[Opd::Use(y, k), Opd::Use(x, k), Opd::Use(mask, k)])
     }
 
+    pub(super) fn dot2(&mut self, acc: Value, x: Value, y: Value) -> Val {
+        if !self.caps.bf16 {
+            self.refuse("", "there is no such instruction without avx512bf16");
+            return Val::None;
+        }
+        let (width, n) = self.shape_of(acc);
+        let (acc, x) = (self.regs(acc), self.regs(x));
+        let piece = |l: &mut Self, i: usize| {
+            let y = l.operand(y, i, 32);
+            l.v_mod(M::Vdpbf16ps, width, acc[i], &[Opd::Use(x[i], Kind::vector(width)), y])
+        };
+        Val::Regs((0..n).map(|i| piece(self, i)).collect())
+    }
+
     // Moving lanes.
 
     /// A general register to every lane of `lane` bits.

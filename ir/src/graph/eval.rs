@@ -3,8 +3,10 @@
 use super::interp::{Arg, InterpError, KvState, Tensor, fits};
 use super::op::{Attr, OpKind};
 use super::real::{Real, dot, each_chunk, matmul};
-use super::types::Q8_BLOCK;
+use super::types::{Elem, Q8_BLOCK};
 use super::{Graph, NodeId};
+use half::bf16;
+use std::borrow::Cow;
 
 /// Evaluates the node `id` for operands in the order of the graph; `kv` is the cache if the op has one. A whole graph
 /// runs in [`super::Interp`]; by itself this serves tests of kernels.
@@ -84,6 +86,16 @@ impl<'a, R: Real> Op<'a, R> {
         self.weight(role).ok_or_else(|| format!("`{role}` is missing"))
     }
 
+    /// The weights that `x` is multiplied by.
+    fn factor(&self, role: &str) -> Result<Cow<'a, [f32]>, String> {
+        let w = self.needed(role)?;
+        let x = self.graph.operand(self.id, "x").map(|x| &self.graph.ty(x).elem);
+        Ok(match x {
+            Some(Elem::BF16) => w.iter().map(|&w| bf16::from_f32(w).to_f32()).collect(),
+            _ => Cow::Borrowed(w),
+        })
+    }
+
     fn float(&self, name: &str) -> R {
         R::of_f64(self.graph.float(self.id, name))
     }
@@ -99,7 +111,7 @@ impl<'a, R: Real> Op<'a, R> {
 
     fn eval(&self, kv: Option<&mut KvState<R>>) -> Result<Tensor<R>, String> {
         let finish = |width, data: Vec<R>| match self.graph.flag(self.id, "quantize") {
-            true => quantize(width, &data),
+            true => self.rounded(width, &data),
             false => Tensor::rows(width, data),
         };
         Ok(match self.graph.node(self.id).op {
@@ -121,9 +133,9 @@ impl<'a, R: Real> Op<'a, R> {
             }
             OpKind::Matmul => {
                 let (x, n) = self.rows("x")?;
-                let w = self.needed("w")?;
+                let w = self.factor("w")?;
                 let m = w.len() / n;
-                let mut y = matmul(&x, w, m, n);
+                let mut y = matmul(&x, &w, m, n);
                 if let Some(bias) = self.weight("bias") {
                     y.chunks_exact_mut(m).for_each(|y| add_weight(y, bias));
                 }
@@ -195,14 +207,14 @@ impl<'a, R: Real> Op<'a, R> {
                 if let Some(gamma) = self.weight("gamma") {
                     rms_norm(&mut x, gamma, self.float("eps"));
                 }
-                quantize(width, &x)
+                self.rounded(width, &x)
             }
             OpKind::Glu => {
                 let (x, n) = self.rows("x")?;
-                let (gate, up) = (self.needed("gate")?, self.needed("up")?);
+                let (gate, up) = (self.factor("gate")?, self.factor("up")?);
                 let m = gate.len() / n;
                 let f = activation(&self.graph.word(self.id, "fn"));
-                let pairs = matmul(&x, gate, m, n).into_iter().zip(matmul(&x, up, m, n));
+                let pairs = matmul(&x, &gate, m, n).into_iter().zip(matmul(&x, &up, m, n));
                 finish(m, pairs.map(|(g, u)| f(g) * u).collect())
             }
             OpKind::Argmax => {
@@ -211,6 +223,14 @@ impl<'a, R: Real> Op<'a, R> {
                 Tensor::I32(x.chunks_exact(width).map(first).collect())
             }
         })
+    }
+
+    /// Rounded to what the op says.
+    fn rounded(&self, width: usize, x: &[R]) -> Tensor<R> {
+        match self.graph.word(self.id, "to").as_str() {
+            "bf16" => Tensor::rows(width, x.iter().map(|v| v.through_bf16()).collect()),
+            _ => quantize(width, x),
+        }
     }
 
     /// Angles are taken in f64: their error grows with the position.

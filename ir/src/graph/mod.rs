@@ -25,7 +25,7 @@ mod types;
 mod verify;
 
 pub use build::{Graph, GraphError, Node, NodeId, attrs};
-pub use op::{ACTIVATIONS, Attr, AttrKind, Attrs, GRAPH_OPS, OpKind, OpRow, ROPE_STYLES};
+pub use op::{ACTIVATIONS, Attr, AttrKind, Attrs, GRAPH_OPS, OpKind, OpRow, ROPE_STYLES, ROUNDINGS};
 pub use parse::parse;
 pub use types::{Dim, Elem, Part, Q8_BLOCK, Q8_UNIT, RopeSpec, TensorType, Weight};
 pub use verify::{VerifyError, VerifyErrors, verify};

@@ -12,7 +12,9 @@ pub(super) fn result_type<'a>(op: OpKind, get: Get<'a>, attrs: &Attrs) -> Result
         _ => 0,
     };
     let flag = |n: &str| attrs.get(n) == Some(&Attr::Bool(true));
-    let elem = |quantize: bool| if quantize { Elem::Q8 } else { Elem::F32 };
+    let to_bf16 = attrs.get("to").is_some_and(|a| *a == Attr::Str("bf16".into()));
+    let rounded = || if to_bf16 { Elem::BF16 } else { Elem::Q8 };
+    let elem = |quantize: bool| if quantize { rounded() } else { Elem::F32 };
     match op {
         OpKind::Input | OpKind::Weight => Err("is made by Graph::input and Graph::weight".into()),
         OpKind::Embed => {
@@ -94,7 +96,7 @@ pub(super) fn result_type<'a>(op: OpKind, get: Get<'a>, attrs: &Attrs) -> Result
                 equal(vector(get, "gamma")?, x, "gamma", "x")?;
             }
             quantizable(true, x)?;
-            Ok(acts(Elem::Q8, x))
+            Ok(acts(rounded(), x))
         }
         OpKind::Glu => {
             let x = rows(get, "x")?;
@@ -129,8 +131,8 @@ fn tokens(get: Get<'_>, role: &str) -> Result<(), String> {
 fn rows(get: Get<'_>, role: &str) -> Result<u64, String> {
     let t = want(get, role)?;
     match (&t.elem, t.shape.as_slice()) {
-        (Elem::F32 | Elem::Q8, [Dim::T, Dim::N(n)]) => Ok(*n),
-        _ => Err(format!("`{role}` is {t}, not f32[T, n] or q8[T, n]")),
+        (Elem::F32 | Elem::Q8 | Elem::BF16, [Dim::T, Dim::N(n)]) => Ok(*n),
+        _ => Err(format!("`{role}` is {t}, not f32[T, n], q8[T, n] or bf16[T, n]")),
     }
 }
 

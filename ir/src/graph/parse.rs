@@ -150,7 +150,8 @@ impl Parser {
         let elem = match self.c.peek().clone() {
             Token::Symbol(_) | Token::Str(_) => Elem::Format(self.symbol("a format")?.into()),
             Token::Word(w) => {
-                let known = [("f32", Elem::F32), ("i32", Elem::I32), ("q8", Elem::Q8), ("kv", Elem::Kv)];
+                let known =
+                    [("f32", Elem::F32), ("i32", Elem::I32), ("q8", Elem::Q8), ("bf16", Elem::BF16), ("kv", Elem::Kv)];
                 let Some((_, elem)) = known.into_iter().find(|k| k.0 == w) else {
                     return Err(self.c.expected("f32, i32, q8, kv or an @format"));
                 };

@@ -2,7 +2,7 @@
 //!
 //! Sums have a fixed order, however many tokens run together, so a run in chunks gives the same bits as one run.
 
-use half::f16;
+use half::{bf16, f16};
 use std::ops::{Add, AddAssign, Div, Mul, Neg, Sub};
 use std::sync::Mutex;
 
@@ -31,6 +31,8 @@ pub trait Real:
     fn f64(self) -> f64;
     /// Rounded to f16 and back.
     fn through_f16(self) -> Self;
+    /// Rounded to bf16 and back.
+    fn through_bf16(self) -> Self;
     /// Square root.
     fn sqrt(self) -> Self;
     /// e to this power.
@@ -60,6 +62,9 @@ macro_rules! real {
             }
             fn through_f16(self) -> Self {
                 f16::$half(self).into()
+            }
+            fn through_bf16(self) -> Self {
+                bf16::$half(self).into()
             }
             fn sqrt(self) -> Self {
                 $t::sqrt(self)

@@ -20,6 +20,8 @@ pub enum Elem {
     I32,
     /// Activations rounded to int8 with one f32 scale per [`Q8_BLOCK`] elements of a row: `scale = max|x| / 127`.
     Q8,
+    /// Activations rounded to bf16, for products that round their weights to bf16, too.
+    BF16,
     /// A layer's key/value cache, f16; shape `[heads, head_dim]`.
     Kv,
     /// A weight in the block format of that name (`q4_1`, `f16`, `f32`, …).
@@ -70,6 +72,7 @@ impl fmt::Display for Elem {
             Elem::F32 => "f32",
             Elem::I32 => "i32",
             Elem::Q8 => "q8",
+            Elem::BF16 => "bf16",
             Elem::Kv => "kv",
             Elem::Format(name) => return write!(f, "@{name}"),
         })

@@ -185,6 +185,35 @@ impl KernelBuilder {
         self.op(Opcode::Dot4U7, vec![acc, u, s], Imm::None, None)
     }
 
+    /// `acc + dot of pairs` of bf16.
+    pub fn dot2(&mut self, acc: Value, x: Value, y: Value) -> Value {
+        self.op(Opcode::Dot2, vec![acc, x, y], Imm::None, None)
+    }
+
+    fn tile(&mut self, op: Opcode, args: Vec<Value>, imm: Imm) {
+        self.push(Inst { op, args, imm, results: vec![], blocks: vec![] });
+    }
+
+    /// Tile `t` becomes zeros.
+    pub fn tile_zero(&mut self, t: u8) {
+        self.tile(Opcode::TileZero, vec![], Imm::Int(t.into()));
+    }
+
+    /// Read tile `t` at `p`, rows `stride` bytes apart.
+    pub fn tile_load(&mut self, t: u8, p: Value, stride: Value) {
+        self.tile(Opcode::TileLoad, vec![p, stride], Imm::Int(t.into()));
+    }
+
+    /// Write tile `t` at `p`, rows `stride` bytes apart.
+    pub fn tile_store(&mut self, t: u8, p: Value, stride: Value) {
+        self.tile(Opcode::TileStore, vec![p, stride], Imm::Int(t.into()));
+    }
+
+    /// Adds the product of tiles `x` and `y` to tile `c`.
+    pub fn tile_dot(&mut self, c: u8, x: u8, y: u8) {
+        self.tile(Opcode::TileDot, vec![], Imm::Tiles([c, x, y]));
+    }
+
     /// Lane `i` takes lane `i ^ distance`.
     pub fn swap_lanes(&mut self, a: Value, distance: i64) -> Value {
         self.op(Opcode::Swap, vec![a], Imm::Int(distance), None)

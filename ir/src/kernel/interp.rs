@@ -20,8 +20,10 @@ use smallvec::{SmallVec, smallvec};
 use thiserror::Error;
 
 mod lanes;
+mod tiles;
 
 use lanes::{Lanes, integer, mask, signed, width};
+use tiles::Tiles;
 
 use super::{Block, Imm, Inst, Kernel, Opcode, Scalar, Type, Value, VerifyErrors, inst_line, verify};
 
@@ -139,7 +141,14 @@ pub fn run_at<B: AsMut<[u8]>>(
         return Err(InterpError::Arguments(format!("more than {MAX_BUFFERS} buffers")));
     }
     let regions: Vec<Region> = buffers.iter_mut().map(|b| Region::Buffer(b.as_mut())).collect();
-    let mut m = Machine { kernel, precision, chunk, regions, values: vec![Lanes::new(); kernel.types.len()] };
+    let mut m = Machine {
+        kernel,
+        precision,
+        chunk,
+        regions,
+        values: vec![Lanes::new(); kernel.types.len()],
+        tiles: Tiles::default(),
+    };
     let (mut pointers, mut scalars) = (pointers.iter(), scalars.iter());
     for p in &kernel.params {
         let bits = if is_pointer(p.value) {
@@ -200,6 +209,7 @@ struct Machine<'a> {
     chunk: i64,
     regions: Vec<Region<'a>>,
     values: Vec<Lanes>,
+    tiles: Tiles,
 }
 
 impl Machine<'_> {
@@ -259,7 +269,7 @@ impl Machine<'_> {
         Ok(())
     }
 
-    /// Lanes of the result; none for a store.
+    /// Lanes of the result; none for a store and for tiles.
     fn compute(&mut self, inst: &Inst) -> Result<Lanes, Fault> {
         use Opcode::*;
         let (args, numbers) = (&inst.args, self.precision);
@@ -357,23 +367,22 @@ impl Machine<'_> {
                 let dot = |i: usize| (4 * i..4 * i + 4).map(product).sum::<i64>();
                 (0..acc.len()).map(|i| acc[i].wrapping_add(dot(i) as u64) & mask(Scalar::I32)).collect()
             }
-            Load => {
-                let (region, at) = self.span(args[0], int_imm(inst), to.bytes() as usize)?;
-                let range = at..at + to.bytes() as usize;
-                if let Region::Local(_, written) = &self.regions[region]
-                    && let Some(gap) = written[range.clone()].iter().position(|w| !w)
-                {
-                    return Err(Fault::Uninitialised { region: self.region_name(region), offset: at + gap });
-                }
-                numbers.unpack(to, &self.regions[region].bytes()[range])
+            Dot2 => {
+                let (acc, x, y) = (get(args[0]), get(args[1]), get(args[2]));
+                let dot = |i: usize| {
+                    let sum = numbers.bf16_fma(numbers.get(Scalar::F32, acc[i]), x[2 * i + 1], y[2 * i + 1]);
+                    numbers.put(Scalar::F32, numbers.bf16_fma(sum, x[2 * i], y[2 * i]))
+                };
+                (0..acc.len()).map(dot).collect()
             }
+            Load => numbers.unpack(to, self.read(args[0], int_imm(inst), to.bytes() as usize)?),
             Store => {
                 let bytes = numbers.pack(from, get(args[0]));
-                let (region, at) = self.span(args[1], int_imm(inst), bytes.len())?;
-                self.regions[region].bytes_mut()[at..at + bytes.len()].copy_from_slice(&bytes);
-                if let Region::Local(_, written) = &mut self.regions[region] {
-                    written[at..at + bytes.len()].fill(true);
-                }
+                self.write(args[1], int_imm(inst), &bytes)?;
+                Lanes::new()
+            }
+            TileZero | TileLoad | TileStore | TileDot => {
+                self.tile(inst)?;
                 Lanes::new()
             }
             Offset => {
@@ -397,6 +406,27 @@ impl Machine<'_> {
     fn region_name(&self, region: usize) -> String {
         let buffers = self.regions.iter().filter(|r| matches!(r, Region::Buffer(_))).count();
         if region < buffers { format!("buffer {region}") } else { format!("local memory {}", region - buffers) }
+    }
+
+    /// The bytes of a read of `bytes` bytes at `pointer + offset`.
+    fn read(&self, pointer: Value, offset: i64, bytes: usize) -> Result<&[u8], Fault> {
+        let (region, at) = self.span(pointer, offset, bytes)?;
+        let range = at..at + bytes;
+        if let Region::Local(_, written) = &self.regions[region]
+            && let Some(gap) = written[range.clone()].iter().position(|w| !w)
+        {
+            return Err(Fault::Uninitialised { region: self.region_name(region), offset: at + gap });
+        }
+        Ok(&self.regions[region].bytes()[range])
+    }
+
+    fn write(&mut self, pointer: Value, offset: i64, bytes: &[u8]) -> Result<(), Fault> {
+        let (region, at) = self.span(pointer, offset, bytes.len())?;
+        self.regions[region].bytes_mut()[at..at + bytes.len()].copy_from_slice(bytes);
+        if let Region::Local(_, written) = &mut self.regions[region] {
+            written[at..at + bytes.len()].fill(true);
+        }
+        Ok(())
     }
 
     /// Region and start of an access of `bytes` bytes at `pointer + imm`.

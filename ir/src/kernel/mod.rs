@@ -30,7 +30,7 @@ mod types;
 mod verify;
 
 pub use builder::KernelBuilder;
-pub use op::{Class, Imm, OP_TABLE, OpInfo, Opcode, Operands, Pred, ResultRule};
+pub use op::{Class, Imm, OP_TABLE, OpInfo, Opcode, Operands, Pred, ResultRule, TILE_ROW_BYTES, TILE_ROWS, TILES};
 pub use parse::{parse, parse_all};
 pub use print::{inst_line, print};
 pub use types::{Scalar, Type};

@@ -13,6 +13,8 @@ pub enum Imm {
     Float(f64),
     /// Comparison predicate.
     Pred(Pred),
+    /// Tiles: the accumulator, the left and the right factor.
+    Tiles([u8; 3]),
 }
 
 /// Comparison predicates. On floats the signed ones are ordered comparisons (false on NaN), `Ne` is true on NaN.
@@ -56,6 +58,13 @@ impl fmt::Display for Pred {
     }
 }
 
+/// Number of tiles.
+pub const TILES: i64 = 8;
+/// Rows of a tile.
+pub const TILE_ROWS: usize = 16;
+/// Bytes of a row of a tile: 16 `f32`, or 32 `bf16`.
+pub const TILE_ROW_BYTES: usize = 64;
+
 /// What an op takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operands {
@@ -73,6 +82,10 @@ pub enum Operands {
     Select,
     /// Accumulator `i32xN`, unsigned `i8x4N`, signed `i8x4N`.
     Dot4,
+    /// Accumulator `f32xN`, `bf16x2N` twice.
+    Dot2,
+    /// Pointer, `i64` bytes from row to row of a tile.
+    Tile,
     /// Table `i8x16`, indices `i8xN` (values 0..=15).
     Swizzle,
     /// Pointer.
@@ -138,7 +151,7 @@ pub struct OpInfo {
     pub operands: Operands,
     /// Result.
     pub result: ResultRule,
-    /// Immediate it needs: `none`, `int`, `const`, `pred`.
+    /// Immediate it needs: `none`, `int`, `const`, `pred`, `tiles`.
     pub imm: &'static str,
     /// Meaning.
     pub doc: &'static str,
@@ -203,6 +216,11 @@ ops! {
     MaxLane "max_lane", O::Unary(Float),   Element, "none",  "Largest lane, by fmax of halves as in sum; a NaN may be lost.";
     Dot4    "dot4_us",  O::Dot4,           Same,    "none",  "acc[i] + sum over 4 bytes of unsigned * signed; i32, no saturation.";
     Dot4U7  "dot4_u7s", O::Dot4,           Same,    "none",  "dot4_us whose unsigned bytes are below 128: two products fit 16 bits.";
+    Dot2    "dot2_bf16", O::Dot2,          Same,    "none",  "acc[i] + a[2i+1] * b[2i+1], then + a[2i] * b[2i]: two fused steps, each to nearest even; denormals, read or made, are zeros.";
+    TileZero "tile_zero", O::None,         None,    "int",   "Tile of that number, 16 rows of 64 bytes, becomes zeros.";
+    TileLoad "tile_load", O::Tile,         None,    "int",   "Read a tile, row by row.";
+    TileStore "tile_store", O::Tile,       None,    "int",   "Write a tile, row by row.";
+    TileDot "tile_dot_bf16", O::None,      None,    "tiles", "c[m][n] += sum over k of a[m][2k] * b[k][2n], plus sum over k of a[m][2k+1] * b[k][2n+1]: c f32, a and b bf16; k rises from 0, each sum by fused steps from zero, then both are added, then c; rounding as in dot2_bf16.";
     Swap    "swap_lanes", O::Unary(Number), Same,   "int",   "Lane i takes lane i ^ immediate, a power of two; lanes of 32 or 64 bits.";
     Prefetch "prefetch", O::Ptr,           None,    "int",   "Hint that the line at pointer + immediate bytes is read soon; reads nothing.";
     Load    "load",     O::Ptr,            Stated,  "int",   "Read at pointer + immediate bytes; no alignment needed.";

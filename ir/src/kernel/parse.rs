@@ -167,6 +167,18 @@ impl Parser<'_> {
             let message = format!("`{word}` is not a predicate; there are {known}");
             inst.imm = Imm::Pred(row.ok_or(TextError { pos, message })?.0);
         }
+        if info.imm == "tiles" {
+            let mut tiles = [0; 3];
+            for (i, tile) in tiles.iter_mut().enumerate() {
+                if i > 0 {
+                    self.c.expect(",")?;
+                }
+                // Numbers that are too large are left to the verifier.
+                *tile = u8::try_from(self.c.int("a tile")?).unwrap_or(u8::MAX);
+            }
+            inst.imm = Imm::Tiles(tiles);
+            return Ok(vec![]);
+        }
         let mut more = self.c.pos().line == line;
         while more {
             if matches!(self.c.peek(), Token::Percent(_)) {

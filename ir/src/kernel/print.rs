@@ -145,6 +145,7 @@ impl<W: Write> Printer<'_, W> {
             Imm::Int(v) => write!(self.out, "{before}{v}")?,
             Imm::Float(v) if v.is_nan() => write!(self.out, "{before}nan")?,
             Imm::Float(v) => write!(self.out, "{before}{v:?}")?,
+            Imm::Tiles([c, x, y]) => write!(self.out, "{before}{c}, {x}, {y}")?,
             Imm::None | Imm::Pred(_) => {}
         }
         if info.result == ResultRule::Stated

@@ -9,7 +9,7 @@
 //! - K05 the number of lanes is a power of two up to 256; `ptr` has one lane
 //! - K06 the number of operands is that of the op table
 //! - K07 operands are of the op's class; `f16` and `bf16` are only moved and converted, `ptr` is no number
-//! - K08 operand types agree with each other and with the op's fixed types (`dot4_us`, `swizzle`, `insert`, addresses)
+//! - K08 operand types agree with each other and with the op's fixed types (`dot4_us`, `dot2_bf16`, `swizzle`, `insert`, addresses)
 //! - K09 the immediate is there where the op table wants one, of its kind, and nowhere else
 //! - K10 the number of results and their types follow from the op table
 //! - K11 `sext` and `zext` widen, `trunc` narrows, lanes kept
@@ -29,12 +29,16 @@
 //! - K24 the step of a loop is positive
 //! - K25 `local` is at the top level; each is at least 1 byte, all together, rounded up to 64, at most 256 KiB
 //! - K26 blocks nest at most 64 deep
+//! - K27 tiles are numbered from 0 to 7; the three of a product differ
+//! - K28 a tile is zeroed or loaded before it is used, on every way there
 
 use std::fmt;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::{Block, Class, Imm, Inst, Kernel, Opcode, Operands, Pred, ResultRule, Scalar, Type, Value, inst_line};
+use super::{
+    Block, Class, Imm, Inst, Kernel, Opcode, Operands, Pred, ResultRule, Scalar, TILES, Type, Value, inst_line,
+};
 
 /// Most bytes of `local` memory a kernel may have.
 pub const MAX_LOCAL: i64 = 256 * 1024;
@@ -46,7 +50,7 @@ pub const MAX_LANES: u16 = 256;
 /// One broken rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VerifyError {
-    /// `K01` to `K26`.
+    /// `K01` to `K28`.
     pub rule: &'static str,
     /// The instruction by position, as in `body[3].for[0]`; for the kernel as a whole its name.
     pub path: String,
@@ -88,6 +92,7 @@ pub fn verify(kernel: &Kernel) -> Result<(), VerifyErrors> {
         state: vec![State::Undefined; kernel.types.len()],
         constants: FxHashMap::default(),
         locals: 0,
+        tiles: 0,
         path: vec![],
         errors: vec![],
     };
@@ -108,6 +113,8 @@ struct Checker<'a> {
     state: Vec<State>,
     constants: FxHashMap<Value, i64>,
     locals: i64,
+    /// Bit `t`: tile `t` holds something.
+    tiles: u8,
     path: Vec<(&'static str, usize, &'a Inst)>,
     errors: Vec<VerifyError>,
 }
@@ -219,6 +226,7 @@ impl<'a> Checker<'a> {
             Imm::Int(_) => "int",
             Imm::Float(_) => "float",
             Imm::Pred(_) => "pred",
+            Imm::Tiles(_) => "tiles",
         };
         let wants = inst.op.info().imm;
         let ok = kind == wants || wants == "const" && matches!(kind, "int" | "float");
@@ -233,6 +241,9 @@ impl<'a> Checker<'a> {
         };
         let (n, wanted) = (inst.blocks.len(), names.len());
         self.check(n == wanted, "K22", || format!("{n} blocks instead of {wanted}"));
+        // What holds after them: a loop may have no round, and one arm is left out.
+        let before = self.tiles;
+        let mut after = if inst.op == Opcode::For { before } else { u8::MAX };
         for (&name, block) in names.iter().zip(&inst.blocks) {
             let params: Vec<Type> = block.params.iter().filter_map(|&p| self.ty(p)).collect();
             let mut wanted = vec![];
@@ -243,7 +254,9 @@ impl<'a> Checker<'a> {
             self.check(params == wanted, "K22", || {
                 format!("block parameters are ({}), not ({})", list(&params), list(&wanted))
             });
+            self.tiles = before;
             self.block(name, block);
+            after &= self.tiles;
             let yields: Vec<Type> = block.yields.iter().filter_map(|&v| self.ty(v)).collect();
             let wanted: Vec<Type> = match inst.op {
                 Opcode::For => wanted.split_off(1),
@@ -252,6 +265,9 @@ impl<'a> Checker<'a> {
             self.check(yields == wanted, "K23", || {
                 format!("`{name}` yields ({}), not ({})", list(&yields), list(&wanted))
             });
+        }
+        if !inst.blocks.is_empty() {
+            self.tiles = after;
         }
     }
 
@@ -263,8 +279,8 @@ impl<'a> Checker<'a> {
             Operands::None => 0,
             Operands::Unary(_) | Operands::Ptr | Operands::If => 1,
             Operands::Binary(_) | Operands::Shift | Operands::Swizzle | Operands::Store => 2,
-            Operands::PtrInt | Operands::Insert => 2,
-            Operands::Ternary(_) | Operands::Select | Operands::Dot4 => 3,
+            Operands::PtrInt | Operands::Insert | Operands::Tile => 2,
+            Operands::Ternary(_) | Operands::Select | Operands::Dot4 | Operands::Dot2 => 3,
             Operands::For => args.len().max(2),
         };
         if args.len() != count {
@@ -295,10 +311,14 @@ impl<'a> Checker<'a> {
                 let bytes = Type::I8.x(args[0].lanes.saturating_mul(4));
                 vec![args[0].with(Scalar::I32), bytes, bytes]
             }
+            Operands::Dot2 => {
+                let pairs = Type::BF16.x(args[0].lanes.saturating_mul(2));
+                vec![args[0].with(Scalar::F32), pairs, pairs]
+            }
             Operands::Swizzle => vec![Type::I8.x(16), args[1].with(Scalar::I8)],
             Operands::Ptr => vec![Type::PTR],
             Operands::Store => vec![args[0], Type::PTR],
-            Operands::PtrInt => vec![Type::PTR, Type::I64],
+            Operands::PtrInt | Operands::Tile => vec![Type::PTR, Type::I64],
             Operands::Insert => vec![args[0], args[0].x(1)],
             Operands::For => [Type::I64; 2].into_iter().chain(args[2..].iter().copied()).collect(),
             Operands::If => vec![Type::I1],
@@ -409,8 +429,27 @@ impl<'a> Checker<'a> {
                 self.check(imm > 0, "K25", || format!("{imm} bytes"));
                 self.check(self.locals <= MAX_LOCAL, "K25", || format!("more than {MAX_LOCAL} bytes in all"));
             }
+            Opcode::TileZero | Opcode::TileLoad => self.tile(imm, true),
+            Opcode::TileStore => self.tile(imm, false),
+            Opcode::TileDot => {
+                if let Imm::Tiles([c, x, y]) = inst.imm {
+                    self.check(c != x && c != y && x != y, "K27", || format!("tiles {c}, {x} and {y}"));
+                    [c, x, y].into_iter().for_each(|t| self.tile(t.into(), false));
+                }
+            }
             _ => {}
         }
+    }
+
+    /// Notes that a tile is written, or checks that it was.
+    fn tile(&mut self, t: i64, written: bool) {
+        if !(0..TILES).contains(&t) {
+            return self.fail("K27", format!("there is no tile {t}"));
+        }
+        if written {
+            self.tiles |= 1 << t;
+        }
+        self.check(self.tiles >> t & 1 == 1, "K28", || format!("tile {t} is used before it holds anything"));
     }
 }
 

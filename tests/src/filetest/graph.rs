@@ -4,7 +4,7 @@
 //! - `graph-parse`: only the parser
 //! - `graph-verify`: the verifier's errors
 //! - `pass: NAME …`: verifies, runs those passes in order, verifies, prints. The graphs before and after must compute
-//!   the same, unless a pass says otherwise: [`CHANGES_RESULTS`]. `// activations: q8` rounds between weights; then
+//!   the same, unless a pass says otherwise: [`CHANGES_RESULTS`]. `// activations: q8`, or `bf16`, rounds between weights; then
 //!   `// takes-q8: FORMAT …` are the formats whose products can read that
 
 use super::{Case, Output};
@@ -44,7 +44,8 @@ pub fn pass(case: &Case) -> Result<Output, String> {
     let activations = match case.values("activations").next() {
         None | Some("f32") => Activations::F32,
         Some("q8") => Activations::Q8,
-        Some(other) => return Err(format!("activations are f32 or q8, not {other}")),
+        Some("bf16") => Activations::Bf16,
+        Some(other) => return Err(format!("activations are f32, q8 or bf16, not {other}")),
     };
     let formats: Vec<&str> = case.values("takes-q8").flat_map(str::split_whitespace).collect();
     let takes_q8 = |format: &str| formats.contains(&format);
