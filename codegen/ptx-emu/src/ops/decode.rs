@@ -5,7 +5,7 @@ use super::*;
 use crate::ParseError;
 use crate::num;
 use crate::parse::inst::{Imm, Operand, Raw};
-use crate::parse::module::Scope;
+use crate::parse::module::{DYNAMIC_SHARED, Scope};
 use std::collections::HashMap;
 
 pub(super) type Res<T> = Result<T, String>;
@@ -35,6 +35,7 @@ pub(super) struct Dec<'a> {
     pub ops: &'a [Operand],
     scope: &'a Scope<'a>,
     labels: &'a HashMap<String, usize>,
+    dynamic: u64,
 }
 
 impl<'a> Dec<'a> {
@@ -181,13 +182,18 @@ impl<'a> Dec<'a> {
                 Some(b) => Src::Imm(b),
                 None => return Err(format!("this constant does not fit type {}", ty.name())),
             },
-            Operand::Sym(_, offset) if ty.integer() && ty.size() >= 4 => Src::Imm(*offset),
+            Operand::Sym(_, offset) if ty.integer() && ty.size() >= 4 => Src::Imm(self.variable(*offset)),
             o => return self.bad(o, "a source"),
         })
     }
 
     pub fn src(&self, i: usize, ty: Ty) -> Res<Src> {
         self.source(self.at(i)?, ty)
+    }
+
+    /// Dynamic shared memory begins behind the static one, whose size is known only now.
+    fn variable(&self, offset: u64) -> u64 {
+        if offset < DYNAMIC_SHARED { offset } else { offset - DYNAMIC_SHARED + self.dynamic }
     }
 
     /// A predicate, possibly behind `!`.
@@ -205,7 +211,7 @@ impl<'a> Dec<'a> {
         let base = match &**base {
             Operand::Reg(r) if matches!(self.scope.reg_type(*r).size(), 4 | 8) => Src::Reg(*r),
             Operand::Imm(Imm::Int(n)) => Src::Imm(*n as u64),
-            Operand::Sym(_, at) => Src::Imm(*at),
+            Operand::Sym(_, at) => Src::Imm(self.variable(*at)),
             o => return self.bad(o, "an address"),
         };
         Ok(Addr { base, offset: *offset })
@@ -300,12 +306,12 @@ impl<'a> Dec<'a> {
     }
 }
 
-fn decode(raw: &Raw, scope: &Scope<'_>, labels: &HashMap<String, usize>) -> Res<Inst> {
+fn decode(raw: &Raw, scope: &Scope<'_>, labels: &HashMap<String, usize>, dynamic: u64) -> Res<Inst> {
     let mut words = raw.name.split('.');
     let root = words.next().unwrap_or_default();
     let unknown = || format!("instruction `{}` is not known to the emulator", raw.name);
     let entry = TABLE.iter().find(|e| e.root == root).ok_or_else(unknown)?;
-    let mut d = Dec { raw, mods: words.collect(), ops: &raw.ops, scope, labels };
+    let mut d = Dec { raw, mods: words.collect(), ops: &raw.ops, scope, labels, dynamic };
     if let Some((r, _)) = raw.guard {
         d.fits(r, Ty::Pred)?;
     }
@@ -332,8 +338,9 @@ pub(crate) fn decode_all(
     raw: &[Raw],
     labels: &HashMap<String, usize>,
     scope: &Scope<'_>,
+    dynamic: u64,
 ) -> Result<Vec<Inst>, ParseError> {
-    let one = |r: &Raw| decode(r, scope, labels).map_err(|message| ParseError { line: r.line, message });
+    let one = |r: &Raw| decode(r, scope, labels, dynamic).map_err(|message| ParseError { line: r.line, message });
     let mut code = raw.iter().map(one).collect::<Result<Vec<_>, _>>()?;
     let line = raw.last().map_or(0, |r| r.line);
     code.push(Inst { line, guard: None, class: Class::Control, op: Op::Exit });

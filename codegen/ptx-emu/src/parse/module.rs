@@ -12,6 +12,8 @@ use std::collections::HashMap;
 /// No kernel of ours comes near; a mutated text must not take all memory.
 const MAX_REGS: usize = 1 << 16;
 const MAX_VARIABLE: u64 = 1 << 24;
+/// Offset of dynamic shared memory until that of a kernel is known.
+pub(crate) const DYNAMIC_SHARED: u64 = 1 << 40;
 
 /// A parameter of a kernel.
 #[derive(Clone, Debug)]
@@ -49,7 +51,8 @@ pub struct Module {
 impl Module {
     /// Reads a module. Everything that the emulator would not know how to run is refused here.
     pub fn parse(text: &str) -> Result<Module, ParseError> {
-        Reader { c: Cursor::new(text)?, scope: Scope::default(), shared: 0, constants: Vec::new() }.module()
+        Reader { c: Cursor::new(text)?, scope: Scope::default(), shared: 0, dynamic_align: 1, constants: Vec::new() }
+            .module()
     }
 
     /// Names of the kernels, in the order of the text.
@@ -127,6 +130,7 @@ struct Reader<'a> {
     scope: Scope<'a>,
     /// Bytes of shared variables so far.
     shared: u64,
+    dynamic_align: u64,
     constants: Vec<u8>,
 }
 
@@ -164,7 +168,7 @@ impl<'a> Reader<'a> {
                 ".file" | ".loc" => self.c.skip_line(),
                 ".extern" => {
                     self.c.expect(".shared")?;
-                    self.variable(Space::Shared, &mut 0)?;
+                    self.dynamic()?;
                 }
                 ".shared" => self.variable(Space::Shared, &mut 0)?,
                 ".const" => self.variable(Space::Const, &mut 0)?,
@@ -224,7 +228,6 @@ impl<'a> Reader<'a> {
         }
         let offset = match space {
             Space::Shared => {
-                // A dynamic array has no size and starts behind all others; two of them are one, as in PTX.
                 let at = align_up(self.shared, align);
                 self.shared = at + bytes;
                 at
@@ -251,6 +254,17 @@ impl<'a> Reader<'a> {
         self.scope.variable(name, space, offset).map_err(|m| self.c.error(m))?;
         self.c.expect(";")?;
         Ok(())
+    }
+
+    /// `.align 16 .b8 name[];`. All of them begin at the same place.
+    fn dynamic(&mut self) -> Result<(), ParseError> {
+        self.dynamic_align = self.alignment()?.max(self.dynamic_align);
+        self.ty()?;
+        let name = self.c.word()?;
+        self.c.expect("[")?;
+        self.c.expect("]")?;
+        self.c.expect(";")?;
+        self.scope.variable(name, Space::Shared, DYNAMIC_SHARED).map_err(|m| self.c.error(m))
     }
 
     fn initialiser(&mut self, ty: Ty) -> Result<Vec<u8>, ParseError> {
@@ -340,7 +354,8 @@ impl<'a> Reader<'a> {
         }
         let mut body = Body::default();
         self.body(&mut body)?;
-        let code = ops::decode_all(&body.raw, &body.labels, &self.scope)?;
+        let dynamic = align_up(self.shared, self.dynamic_align);
+        let code = ops::decode_all(&body.raw, &body.labels, &self.scope, dynamic)?;
         let code = cfg::with_reconvergence(code);
         self.scope.close();
         let kernel = Kernel {
@@ -349,7 +364,7 @@ impl<'a> Reader<'a> {
             param_bytes: param_bytes as usize,
             reg_names: std::mem::take(&mut self.scope.reg_names),
             reg_types: std::mem::take(&mut self.scope.reg_types),
-            shared_bytes: self.shared as usize,
+            shared_bytes: dynamic as usize,
             local_bytes: align_up(body.local, 16) as usize,
             max_threads,
             exact_threads,
