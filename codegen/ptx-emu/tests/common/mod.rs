@@ -1,6 +1,8 @@
 //! What the tests share: the kernels, random numbers, and a one-instruction harness.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use tilewright_ptx_emu::{Arg, Config, Device, Module, Options};
 
 /// The kernels under `tests/ptx`, by name.
@@ -39,6 +41,22 @@ pub fn replaced(text: &str, part: &str, by: &str) -> String {
     text.lines().enumerate().map(|(i, l)| if i + 1 == line { by.to_string() } else { l.to_string() } + "\n").collect()
 }
 
+/// Has NVIDIA's assembler read the text, if `PTXAS` names it. False if it does not.
+pub fn assemble(name: &str, text: &str, archs: &[&str]) -> bool {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let Some(ptxas) = std::env::var_os("PTXAS").filter(|p| !p.is_empty()) else { return false };
+    let file = format!("tilewright-{}-{}-{name}.ptx", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+    let path = std::env::temp_dir().join(file);
+    std::fs::write(&path, text).expect("a temporary file");
+    for arch in archs {
+        let out = Command::new(&ptxas).arg(format!("-arch={arch}")).arg("-o").arg("/dev/null").arg(&path).output();
+        let out = out.expect("PTXAS names a program that runs");
+        assert!(out.status.success(), "{name} for {arch}: {}\n{text}", String::from_utf8_lossy(&out.stderr));
+    }
+    std::fs::remove_file(&path).expect("the file just written");
+    true
+}
+
 /// SplitMix64.
 pub struct Random(pub u64);
 
@@ -73,6 +91,7 @@ pub fn lanes(body: &str, inputs: &[[u64; 3]]) -> Vec<u64> {
          ld.global.b64 %c, [%at+16];\nmov.b64 %d, 0;\n{body}\n\
          mad.wide.u32 %at, %i, 8, %out;\nst.global.b64 [%at], %d;\nret;\n}}\n"
     );
+    assemble("instruction", &text, &["sm_90"]);
     let module = parse(&text);
     let mut padded = inputs.to_vec();
     padded.resize(inputs.len().next_multiple_of(32), [0; 3]);
