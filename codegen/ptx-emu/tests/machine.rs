@@ -140,7 +140,7 @@ fn wrong_launches_are_refused() {
         fault.message
     };
     assert_eq!(refused("reduc", 256, 0, &[]), "the module has no kernel `reduc`");
-    assert_eq!(refused("reduce", 256, 0, &[p.clone()]), "1 arguments for 2 parameters");
+    assert_eq!(refused("reduce", 256, 0, std::slice::from_ref(&p)), "1 arguments for 2 parameters");
     assert_eq!(
         refused("reduce", 256, 0, &[p.clone(), Arg::U32(1)]),
         "parameter `reduce_out` has 8 bytes, its argument 4"
