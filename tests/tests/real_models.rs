@@ -118,12 +118,14 @@ struct Limits {
     top1: f64,
     /// Gap of the two best tokens up to which greedy text may take the other one.
     gap: f64,
+    /// Where it is known to go beyond: part of the prompt, token, and the gap there.
+    beyond: &'static [(&'static str, usize, f64)],
 }
 
-/// Rounding of activations moves the difference of two logits by 0.2 or so: at token 30 of "tallest mountain", 0.43 in the
-/// golden, it is between -0.01 and 0.49 by where the prompt is cut into prefill and decode. Hence the test in f32.
-const INT8: Limits = Limits { kl: 2e-3, top1: 0.95, gap: 0.5 };
-const F32: Limits = Limits { kl: 1e-4, top1: 0.995, gap: 0.02 };
+/// Rounding of activations moves the difference of two logits by 0.2 or so. The one place beyond the limit of 0.3: there the
+/// compiled model's own gap is between -0.01 and 0.49 by where the prompt is cut into prefill and decode.
+const INT8: Limits = Limits { kl: 2e-3, top1: 0.95, gap: 0.3, beyond: &[("tallest mountain", 30, 0.43)] };
+const F32: Limits = Limits { kl: 1e-4, top1: 0.995, gap: 0.02, beyond: &[] };
 
 fn compiled(name: &str, activations: Activations, limits: &Limits) {
     let Some((file, golden)) = find(name) else { return };
@@ -156,7 +158,9 @@ fn compiled(name: &str, activations: Activations, limits: &Limits) {
         for (i, &id) in g.ids.iter().enumerate() {
             if next != id {
                 let gap = g.gap_to_second[i];
-                assert!(gap <= limits.gap, "{name}: {:?} leaves the golden at token {i}, gap {gap}", g.prompt);
+                let known = limits.beyond.iter().find(|b| b.1 == i && g.prompt.contains(b.0));
+                let limit = known.map_or(limits.gap, |b| b.2);
+                assert!(gap <= limit, "{name}: {:?} leaves the golden at token {i}, gap {gap}", g.prompt);
                 break;
             }
             agreed += 1;
