@@ -359,12 +359,14 @@ fn chat_works_in_a_pipe_and_reuses_the_cache() {
 fn an_interrupt_is_130() {
     let p = Place::new();
     let mut child = chat(&p, &[]);
-    // Once it has compiled it waits for a line, which does not come.
+    // Once it has compiled it waits for a line, which does not come; `wait` would close stdin, and that is an end too.
+    let open = child.stdin.take();
     let mut lines = BufReader::new(child.stderr.take().expect("stderr")).lines();
     assert!(lines.any(|l| l.is_ok_and(|l| l.contains("compiled in"))));
     let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill");
     assert!(killed.success());
     assert_eq!(child.wait().expect("an end").code(), Some(130));
+    drop(open);
 }
 
 #[test]
