@@ -49,6 +49,15 @@ pub fn default_for(kernel: &Kernel, target: &Target) -> Result<&'static dyn Back
     Err(CodegenError::Unsupported(why.unwrap_or_default()))
 }
 
+/// Why a back end for CPUs refuses a kernel of thread blocks.
+pub(crate) fn refuse_threads(kernel: &Kernel) -> Option<Unsupported> {
+    (kernel.threads > 0).then(|| Unsupported {
+        kernel: kernel.name.clone(),
+        inst: format!("threads {}", kernel.threads),
+        reason: "there is no such thing as a block of threads on a CPU".into(),
+    })
+}
+
 /// Something a back end cannot do.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("@{kernel}: {inst}: {reason}")]

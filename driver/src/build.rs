@@ -307,6 +307,8 @@ pub fn compile(
         rope: graph.rope.iter().map(|r| RopeTable { inv_freq: r.inv_freq.clone(), scale: r.scale }).collect(),
         programs: lowered,
         weights_bytes: weights.bytes,
+        launches: vec![],
+        counters_bytes: 0,
     };
     plan.validate(|name| table.names.iter().any(|n| n == name))?;
     Ok(Compiled { graphs, passes, plan, kernels: table.kernels, objects, weights, choices })
@@ -331,6 +333,7 @@ fn program(
         head_start: lowered.head_start as u32,
         logits: lowered.output.0,
         logits_stride: lowered.output.1,
+        next: None,
     })
 }
 

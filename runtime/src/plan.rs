@@ -10,7 +10,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Version of the plan and manifest format; an artifact of another version is refused.
-pub const SCHEMA: u32 = 2;
+pub const SCHEMA: u32 = 3;
 
 /// Positions whose keys lie side by side in the K cache: what one vector of a kernel scores at once.
 pub const KEY_BLOCK: u32 = 16;
@@ -31,6 +31,32 @@ pub struct Plan {
     pub programs: Vec<Program>,
     /// Bytes of the packed weights file.
     pub weights_bytes: u64,
+    /// For a GPU, how each of [`Plan::kernels`] is launched; empty for a CPU.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub launches: Vec<Launch>,
+    /// Bytes of the counters by which the blocks of a GPU kernel find out which of them is the last: zero when a model is
+    /// loaded, and left at zero by every kernel.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub counters_bytes: u64,
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
+/// How a GPU kernel is launched. The chunks of a [`Call`] are its blocks.
+///
+/// Its parameters are 64-bit device addresses in the order of the kernel's parameters: of memory for a pointer, of an
+/// `i64` in device memory for a scalar, so that a captured step serves every token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Launch {
+    /// Threads of a block.
+    pub threads: u32,
+    /// Bytes of dynamic shared memory.
+    pub shared_bytes: u32,
+    /// Whether it waits for the kernel before it by itself (`griddepcontrol.wait`), so that its launch need not.
+    pub waits: bool,
 }
 
 /// Facts about the model.
@@ -95,6 +121,10 @@ pub struct Program {
     pub logits: u64,
     /// Bytes from one token's logits to the next's.
     pub logits_stride: u64,
+    /// On a GPU, the call after the head that takes the likeliest token, and prepares the next step with it: tokens,
+    /// history, position and rotary rows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<Call>,
 }
 
 /// One operation: the kernel is called for each chunk in `0..chunks`, in any order and on any worker.
@@ -129,6 +159,14 @@ pub enum Arg {
     Tokens,
     /// Rotary table of this index.
     Rope(u32),
+    /// GPU only: the rotary table of this index for all positions of the context, f32 `[capacity][2][inv_freq.len()]`.
+    RopeAll(u32),
+    /// GPU only: `i64[3]`, the values of [`ScalarArg::Tokens`], [`ScalarArg::Past`] and [`ScalarArg::Capacity`].
+    State,
+    /// GPU only: `i32[capacity]`, the token at each position, as far as a [`Program::next`] chose it.
+    History,
+    /// GPU only: the counters at this byte offset.
+    Counters(u64),
 }
 
 /// A scalar argument, `i64`.

@@ -217,6 +217,7 @@ impl Host {
                     Arg::K(i) => Pointer { buffer: FIXED + 2 * i as usize, offset: 0 },
                     Arg::V(i) => Pointer { buffer: FIXED + 2 * i as usize + 1, offset: 0 },
                     Arg::Rope(i) => Pointer { buffer: kv_end + i as usize, offset: 0 },
+                    other => unreachable!("{other:?} is for a GPU"),
                 })
                 .collect();
             let scalars: Vec<i64> = call

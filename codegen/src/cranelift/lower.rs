@@ -91,7 +91,7 @@ pub(super) fn lane_type(s: Scalar) -> ir::Type {
     match s {
         Scalar::I1 | Scalar::I8 => types::I8,
         Scalar::I16 | Scalar::F16 | Scalar::BF16 => types::I16,
-        Scalar::I32 => types::I32,
+        Scalar::I32 | Scalar::Shared => types::I32,
         Scalar::I64 | Scalar::Ptr => types::I64,
         Scalar::F32 => types::F32,
         Scalar::F64 => types::F64,
@@ -353,6 +353,8 @@ impl Lower<'_, '_> {
             Local => vec![self.local(int_imm(inst))],
             // `check` has refused them.
             Dot2 | TileZero | TileLoad | TileStore | TileDot => vec![],
+            ThreadId | Shared | Barrier | Shuffle | CopyAsync | CopyCommit | CopyWait | LoadMatrix | MmaF16
+            | MmaBf16 | AtomicAdd | Fence | WaitPrior | LaunchNext => vec![],
         };
         let (&[r], false) = (&inst.results[..], pieces.is_empty()) else {
             let message = format!("`{}` has no lowering", inst_line(self.kernel, inst));

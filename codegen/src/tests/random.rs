@@ -9,7 +9,7 @@ use std::thread;
 
 use rustc_hash::FxHashSet;
 use tilewright_ir::kernel::{
-    Class, Imm, Kernel, KernelBuilder, OP_TABLE, Opcode, Operands, Pred, Scalar, Type, Value, verify,
+    Class, Imm, Kernel, KernelBuilder, OP_TABLE, Opcode, Operands, Pred, Scalar, THREAD_OPS, Type, Value, verify,
 };
 
 use super::{Random, agree};
@@ -310,7 +310,8 @@ impl Generator<'_> {
                 b.insert(v, s, lane as i64)
             }
             // What only some targets have is tested apart, in `ops.rs` and `tiles.rs`.
-            Operands::Dot2 | Operands::Tile => return None,
+            Operands::Dot2 | Operands::Tile | Operands::Mma(_) => return None,
+            Operands::Copy | Operands::Shared | Operands::Atomic => return None,
             Operands::For => {
                 self.for_loop(b);
                 return None;
@@ -493,7 +494,7 @@ impl Generator<'_> {
             }
             self.budget -= 1;
             let op = OP_TABLE[self.below(OP_TABLE.len())].op;
-            if matches!(op, Opcode::For | Opcode::If) && self.depth == DEPTH {
+            if matches!(op, Opcode::For | Opcode::If) && self.depth == DEPTH || THREAD_OPS.contains(&op) {
                 continue;
             }
             let v = self.op(b, op);
@@ -570,7 +571,7 @@ impl Drop for Blame {
 
 /// Ops that few targets have.
 fn is_special(name: &str) -> bool {
-    name == "dot2_bf16" || name.starts_with("tile_")
+    THREAD_OPS.iter().any(|op| op.info().name == name) || name == "dot2_bf16" || name.starts_with("tile_")
 }
 
 #[test]

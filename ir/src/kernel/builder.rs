@@ -8,6 +8,8 @@ use super::{Block, Imm, Inst, Kernel, Opcode, Param, Pred, ResultRule, Scalar, T
 pub struct KernelBuilder {
     name: String,
     params: Vec<Param>,
+    threads: u32,
+    resident: u32,
     types: Vec<Type>,
     open: Vec<Block>,
 }
@@ -43,14 +45,33 @@ macro_rules! stated {
 impl KernelBuilder {
     /// A kernel of that symbol name.
     pub fn new(name: impl Into<String>) -> Self {
-        KernelBuilder { name: name.into(), params: vec![], types: vec![], open: vec![Block::default()] }
+        KernelBuilder {
+            name: name.into(),
+            params: vec![],
+            threads: 0,
+            resident: 0,
+            types: vec![],
+            open: vec![Block::default()],
+        }
+    }
+
+    /// A kernel whose chunks are computed by blocks of `threads` threads, `resident` of them at once on a
+    /// multiprocessor (0: as many as fit).
+    pub fn of_blocks(name: impl Into<String>, threads: u32, resident: u32) -> Self {
+        KernelBuilder { threads, resident, ..KernelBuilder::new(name) }
+    }
+
+    /// Threads of a block.
+    pub fn threads(&self) -> u32 {
+        self.threads
     }
 
     /// Ends the kernel.
     pub fn finish(mut self) -> Kernel {
         let body = self.open.pop().expect("the top block is open until finish");
         assert!(self.open.is_empty(), "finish inside an open loop");
-        Kernel { name: self.name, params: self.params, types: self.types, body }
+        let KernelBuilder { name, params, threads, resident, types, .. } = self;
+        Kernel { name, params, threads, resident, types, body }
     }
 
     /// Type of `v`.
@@ -91,6 +112,8 @@ impl KernelBuilder {
             ResultRule::Bool => self.ty(args[0]).with(Scalar::I1),
             ResultRule::Element => self.ty(args[0]).x(1),
             ResultRule::Ptr => Type::PTR,
+            ResultRule::Shared => Type::SHARED,
+            ResultRule::I32 => Type::I32,
             ResultRule::I64 => Type::I64,
             ResultRule::Stated => stated.expect("this op states its type"),
             ResultRule::None | ResultRule::Yields => unreachable!("{} has no single result", op.info().name),
@@ -190,28 +213,29 @@ impl KernelBuilder {
         self.op(Opcode::Dot2, vec![acc, x, y], Imm::None, None)
     }
 
-    fn tile(&mut self, op: Opcode, args: Vec<Value>, imm: Imm) {
+    /// An op without a result.
+    pub fn effect(&mut self, op: Opcode, args: Vec<Value>, imm: Imm) {
         self.push(Inst { op, args, imm, results: vec![], blocks: vec![] });
     }
 
     /// Tile `t` becomes zeros.
     pub fn tile_zero(&mut self, t: u8) {
-        self.tile(Opcode::TileZero, vec![], Imm::Int(t.into()));
+        self.effect(Opcode::TileZero, vec![], Imm::Int(t.into()));
     }
 
     /// Read tile `t` at `p`, rows `stride` bytes apart.
     pub fn tile_load(&mut self, t: u8, p: Value, stride: Value) {
-        self.tile(Opcode::TileLoad, vec![p, stride], Imm::Int(t.into()));
+        self.effect(Opcode::TileLoad, vec![p, stride], Imm::Int(t.into()));
     }
 
     /// Write tile `t` at `p`, rows `stride` bytes apart.
     pub fn tile_store(&mut self, t: u8, p: Value, stride: Value) {
-        self.tile(Opcode::TileStore, vec![p, stride], Imm::Int(t.into()));
+        self.effect(Opcode::TileStore, vec![p, stride], Imm::Int(t.into()));
     }
 
     /// Adds the product of tiles `x` and `y` to tile `c`.
     pub fn tile_dot(&mut self, c: u8, x: u8, y: u8) {
-        self.tile(Opcode::TileDot, vec![], Imm::Tiles([c, x, y]));
+        self.effect(Opcode::TileDot, vec![], Imm::Tiles([c, x, y]));
     }
 
     /// Lane `i` takes lane `i ^ distance`.
@@ -248,6 +272,72 @@ impl KernelBuilder {
     /// This call's chunk.
     pub fn chunk_id(&mut self) -> Value {
         self.op(Opcode::ChunkId, vec![], Imm::None, None)
+    }
+
+    /// This thread's number in its block.
+    pub fn thread_id(&mut self) -> Value {
+        self.op(Opcode::ThreadId, vec![], Imm::None, None)
+    }
+
+    /// Memory of the block.
+    pub fn shared(&mut self, bytes: i64) -> Value {
+        self.op(Opcode::Shared, vec![], Imm::Int(bytes), None)
+    }
+
+    /// The block's threads meet.
+    pub fn barrier(&mut self) {
+        self.effect(Opcode::Barrier, vec![], Imm::None);
+    }
+
+    /// `a` of the lane `distance` away by xor.
+    pub fn shuffle_xor(&mut self, a: Value, distance: i64) -> Value {
+        self.op(Opcode::Shuffle, vec![a], Imm::Int(distance), None)
+    }
+
+    /// Begin to copy `bytes` bytes at `from` to `to` in shared memory.
+    pub fn copy_async(&mut self, to: Value, from: Value, bytes: i64) {
+        self.effect(Opcode::CopyAsync, vec![to, from], Imm::Int(bytes));
+    }
+
+    /// The copies begun become a group.
+    pub fn copy_commit(&mut self) {
+        self.effect(Opcode::CopyCommit, vec![], Imm::None);
+    }
+
+    /// Wait until at most `left` groups are under way.
+    pub fn copy_wait(&mut self, left: i64) {
+        self.effect(Opcode::CopyWait, vec![], Imm::Int(left));
+    }
+
+    /// Elements of matrices in shared memory, as `ty` says; each lane gives the address of a row.
+    pub fn load_matrix(&mut self, ty: Type, row: Value, transposed: bool) -> Value {
+        self.op(Opcode::LoadMatrix, vec![row], Imm::Int(transposed.into()), Some(ty))
+    }
+
+    /// `c + x * y` by a warp, of `f16` or `bf16` as `x` is.
+    pub fn mma(&mut self, c: Value, x: Value, y: Value) -> Value {
+        let op = if self.ty(x).scalar == Scalar::BF16 { Opcode::MmaBf16 } else { Opcode::MmaF16 };
+        self.op(op, vec![c, x, y], Imm::None, None)
+    }
+
+    /// Add `n` to the `i32` at `p`; what was there.
+    pub fn atomic_add(&mut self, p: Value, n: Value) -> Value {
+        self.op(Opcode::AtomicAdd, vec![p, n], Imm::None, None)
+    }
+
+    /// Order of this thread's writes for the device.
+    pub fn fence(&mut self) {
+        self.effect(Opcode::Fence, vec![], Imm::None);
+    }
+
+    /// Wait for the kernel before.
+    pub fn wait_prior(&mut self) {
+        self.effect(Opcode::WaitPrior, vec![], Imm::None);
+    }
+
+    /// Let the next kernel be launched.
+    pub fn launch_next(&mut self) {
+        self.effect(Opcode::LaunchNext, vec![], Imm::None);
     }
 
     /// `a + k`.

@@ -4,6 +4,9 @@
 //! is read, shift counts and table indices are in range, nothing is divided by zero. With [`Precision::F64`] it is the
 //! oracle against which the rounding of schedules is measured.
 //!
+//! The threads of a block go through the body together, those that a branch or a loop leaves out waiting (`threads.rs`).
+//! So a missing `barrier` or `copy_wait` goes unnoticed here; the emulator of machine code finds those.
+//!
 //! ```
 //! use tilewright_ir::kernel::{KernelBuilder, Type, interp};
 //! let mut b = KernelBuilder::new("twice");
@@ -16,13 +19,16 @@
 //! assert_eq!(buffers[1], [2f32, 5.0].map(f32::to_le_bytes).concat());
 //! ```
 
+use rustc_hash::FxHashMap;
 use smallvec::{SmallVec, smallvec};
 use thiserror::Error;
 
 mod lanes;
+mod threads;
 mod tiles;
 
 use lanes::{Lanes, integer, mask, signed, width};
+use threads::Threads;
 use tiles::Tiles;
 
 use super::{Block, Imm, Inst, Kernel, Opcode, Scalar, Type, Value, VerifyErrors, inst_line, verify};
@@ -104,6 +110,24 @@ pub enum Fault {
     /// Swizzle index over 15.
     #[error("table index {0} is out of range")]
     TableIndex(u64),
+    /// An op of all threads, or of a warp, in a branch that some of them do not take.
+    #[error("only {active} of the {all} threads that it needs are here")]
+    Diverged {
+        /// Threads that are here.
+        active: usize,
+        /// Threads it needs.
+        all: usize,
+    },
+    /// An access that must be aligned.
+    #[error("offset {offset} of {region} is not a multiple of {bytes}")]
+    Misaligned {
+        /// The buffer or memory.
+        region: String,
+        /// Where it began.
+        offset: i64,
+        /// What it must be a multiple of.
+        bytes: usize,
+    },
     /// Pointer far outside of its buffer.
     #[error("pointer {0} bytes from its buffer")]
     PointerRange(i128),
@@ -146,9 +170,12 @@ pub fn run_at<B: AsMut<[u8]>>(
         precision,
         chunk,
         regions,
-        values: vec![Lanes::new(); kernel.types.len()],
+        values: vec![Lanes::new(); kernel.types.len() * kernel.threads.max(1) as usize],
+        thread: 0,
+        shared: FxHashMap::default(),
         tiles: Tiles::default(),
     };
+    let everyone: Threads = (0..kernel.threads.max(1)).collect();
     let (mut pointers, mut scalars) = (pointers.iter(), scalars.iter());
     for p in &kernel.params {
         let bits = if is_pointer(p.value) {
@@ -161,9 +188,12 @@ pub fn run_at<B: AsMut<[u8]>>(
         } else {
             *scalars.next().expect("counted above") as u64
         };
-        m.values[p.value.0 as usize] = smallvec![bits];
+        for &thread in &everyone {
+            m.thread = thread;
+            m.set(p.value, smallvec![bits]);
+        }
     }
-    m.block(&kernel.body)
+    m.block(&kernel.body, &everyone)
 }
 
 /// A pointer is a region in the high 16 bits and a signed offset in the low 48.
@@ -183,7 +213,7 @@ fn region_and_offset(address: u64) -> (usize, i64) {
 
 enum Region<'a> {
     Buffer(&'a mut [u8]),
-    /// Bytes, and which of them have been written.
+    /// Bytes of local or shared memory, and which of them have been written.
     Local(Vec<u8>, Vec<bool>),
 }
 
@@ -208,13 +238,22 @@ struct Machine<'a> {
     precision: Precision,
     chunk: i64,
     regions: Vec<Region<'a>>,
+    /// The values of thread 0, then those of thread 1, and so on.
     values: Vec<Lanes>,
+    /// Whose turn it is.
+    thread: u32,
+    /// Where the memory that each `shared` gave is.
+    shared: FxHashMap<Value, u64>,
     tiles: Tiles,
 }
 
 impl Machine<'_> {
+    fn slot(&self, v: Value) -> usize {
+        self.thread as usize * self.kernel.types.len() + v.0 as usize
+    }
+
     fn lanes(&self, v: Value) -> &Lanes {
-        &self.values[v.0 as usize]
+        &self.values[self.slot(v)]
     }
 
     fn scalar(&self, v: Value) -> u64 {
@@ -222,7 +261,8 @@ impl Machine<'_> {
     }
 
     fn set(&mut self, v: Value, lanes: Lanes) {
-        self.values[v.0 as usize] = lanes;
+        let slot = self.slot(v);
+        self.values[slot] = lanes;
     }
 
     fn copy_all(&mut self, from: &[Value], to: &[Value]) {
@@ -232,40 +272,28 @@ impl Machine<'_> {
         }
     }
 
-    fn block(&mut self, block: &Block) -> Result<(), InterpError> {
+    /// Runs `block` for the threads `active`.
+    fn block(&mut self, block: &Block, active: &Threads) -> Result<(), InterpError> {
         for inst in &block.insts {
+            let kernel = self.kernel;
+            let fault = |fault| InterpError::Fault { inst: inst_line(kernel, inst), fault };
             match inst.op {
-                Opcode::For => self.for_loop(inst)?,
-                Opcode::If => {
-                    let arm = &inst.blocks[usize::from(self.scalar(inst.args[0]) == 0)];
-                    self.block(arm)?;
-                    self.copy_all(&arm.yields, &inst.results);
+                Opcode::For => self.for_loop(inst, active)?,
+                Opcode::If => self.branch(inst, active)?,
+                Opcode::Barrier | Opcode::Shuffle | Opcode::LoadMatrix | Opcode::MmaF16 | Opcode::MmaBf16 => {
+                    self.together(inst, active).map_err(fault)?;
                 }
                 _ => {
-                    let lanes = self
-                        .compute(inst)
-                        .map_err(|fault| InterpError::Fault { inst: inst_line(self.kernel, inst), fault })?;
-                    if let Some(&r) = inst.results.first() {
-                        self.set(r, lanes);
+                    for &thread in active {
+                        self.thread = thread;
+                        let lanes = self.compute(inst).map_err(fault)?;
+                        if let Some(&r) = inst.results.first() {
+                            self.set(r, lanes);
+                        }
                     }
                 }
             }
         }
-        Ok(())
-    }
-
-    fn for_loop(&mut self, inst: &Inst) -> Result<(), InterpError> {
-        let body = &inst.blocks[0];
-        let (mut i, end) = (self.scalar(inst.args[0]) as i64, self.scalar(inst.args[1]) as i64);
-        self.copy_all(&inst.args[2..], &body.params[1..]);
-        while i < end {
-            self.set(body.params[0], smallvec![i as u64]);
-            self.block(body)?;
-            self.copy_all(&body.yields, &body.params[1..]);
-            let Some(next) = i.checked_add(int_imm(inst)) else { break };
-            i = next;
-        }
-        self.copy_all(&body.params[1..], &inst.results);
         Ok(())
     }
 
@@ -399,13 +427,38 @@ impl Machine<'_> {
                 smallvec![address(self.regions.len() - 1, 0)]
             }
             ChunkId => smallvec![self.chunk as u64],
+            ThreadId => smallvec![self.thread.into()],
+            Shared => smallvec![self.shared_memory(inst.results[0], int_imm(inst) as usize)],
+            CopyAsync => {
+                let bytes = int_imm(inst) as usize;
+                self.aligned(args[1], bytes)?;
+                self.aligned(args[0], bytes)?;
+                let data = self.read(args[1], 0, bytes)?.to_vec();
+                self.write(args[0], 0, &data)?;
+                Lanes::new()
+            }
+            AtomicAdd => {
+                self.aligned(args[0], 4)?;
+                let old = self.read(args[0], 0, 4)?;
+                let old = u32::from_le_bytes([old[0], old[1], old[2], old[3]]);
+                let new = old.wrapping_add(self.scalar(args[1]) as u32);
+                self.write(args[0], 0, &new.to_le_bytes())?;
+                smallvec![old.into()]
+            }
+            CopyCommit | CopyWait | Fence | WaitPrior | LaunchNext => Lanes::new(),
+            Barrier | Shuffle | LoadMatrix | MmaF16 | MmaBf16 => unreachable!("ops of many threads"),
             For | If | Div | Fma | Abs | Sqrt | Floor | Nearest | Fmin | Fmax => unreachable!("verified"),
         })
     }
 
     fn region_name(&self, region: usize) -> String {
         let buffers = self.regions.iter().filter(|r| matches!(r, Region::Buffer(_))).count();
-        if region < buffers { format!("buffer {region}") } else { format!("local memory {}", region - buffers) }
+        let shared = self.shared.values().any(|&address| region_and_offset(address).0 == region);
+        match region.checked_sub(buffers) {
+            None => format!("buffer {region}"),
+            Some(_) if shared => "shared memory".into(),
+            Some(local) => format!("local memory {local}"),
+        }
     }
 
     /// The bytes of a read of `bytes` bytes at `pointer + offset`.

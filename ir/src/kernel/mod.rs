@@ -19,6 +19,10 @@
 //! let kernel = b.finish();
 //! assert_eq!(kernel.params.len(), 2);
 //! ```
+//!
+//! On a CPU one thread computes a chunk. On a GPU a *block* of threads does, [`Kernel::threads`] of them, in warps of
+//! [`WARP`] lanes: all run the same body, each with its own values and its own [`Opcode::ThreadId`]. They exchange data by
+//! shared memory, `barrier`, and the ops of a whole warp (`shuffle_xor`, `mma`, `load_matrix`).
 
 mod builder;
 pub mod interp;
@@ -30,11 +34,14 @@ mod types;
 mod verify;
 
 pub use builder::KernelBuilder;
-pub use op::{Class, Imm, OP_TABLE, OpInfo, Opcode, Operands, Pred, ResultRule, TILE_ROW_BYTES, TILE_ROWS, TILES};
+pub use op::{
+    Class, HALF_OPS, Imm, OP_TABLE, OpInfo, Opcode, Operands, Pred, ResultRule, THREAD_OPS, TILE_ROW_BYTES, TILE_ROWS,
+    TILES,
+};
 pub use parse::{parse, parse_all};
 pub use print::{inst_line, print};
 pub use types::{Scalar, Type};
-pub use verify::{MAX_DEPTH, MAX_LANES, MAX_LOCAL, VerifyError, VerifyErrors, verify};
+pub use verify::{MAX_DEPTH, MAX_LANES, MAX_LOCAL, MAX_SHARED, MAX_THREADS, VerifyError, VerifyErrors, verify};
 
 /// An SSA value: an index into [`Kernel::types`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -77,6 +84,9 @@ pub struct Block {
     pub yields: Vec<Value>,
 }
 
+/// Threads of a warp.
+pub const WARP: u32 = 32;
+
 /// A function that computes one chunk of one operation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Kernel {
@@ -84,6 +94,10 @@ pub struct Kernel {
     pub name: String,
     /// Parameters in declaration order.
     pub params: Vec<Param>,
+    /// Threads that compute a chunk together: 0 on a CPU, where one does; on a GPU a multiple of [`WARP`].
+    pub threads: u32,
+    /// Blocks that a multiprocessor should hold at once, which bounds the registers of a thread; 0 leaves it open.
+    pub resident: u32,
     /// Type of each value.
     pub types: Vec<Type>,
     /// The body.

@@ -1,5 +1,6 @@
 //! The instruction set of kernel IR: one table, from which printer, parser, verifier and back ends read.
 
+use super::Scalar;
 use std::fmt;
 
 /// Immediate operand of an instruction.
@@ -88,12 +89,20 @@ pub enum Operands {
     Tile,
     /// Table `i8x16`, indices `i8xN` (values 0..=15).
     Swizzle,
-    /// Pointer.
+    /// Pointer, global or shared.
     Ptr,
-    /// Value, pointer.
+    /// Value, pointer, global or shared.
     Store,
-    /// Pointer, `i64` bytes.
+    /// Pointer, global or shared, `i64` bytes.
     PtrInt,
+    /// Pointer to shared memory, pointer.
+    Copy,
+    /// Pointer to shared memory.
+    Shared,
+    /// Pointer, `i32`.
+    Atomic,
+    /// Accumulator `f32x4`, the 16-bit floats `x8` and `x4`.
+    Mma(Scalar),
     /// Vector, then a scalar of its element.
     Insert,
     /// `i64` lower bound, `i64` upper bound, initial carried values; one body block.
@@ -134,6 +143,10 @@ pub enum ResultRule {
     Stated,
     /// `ptr`.
     Ptr,
+    /// `shared`.
+    Shared,
+    /// `i32`.
+    I32,
     /// `i64`.
     I64,
     /// As many as the body yields.
@@ -225,12 +238,47 @@ ops! {
     Prefetch "prefetch", O::Ptr,           None,    "int",   "Hint that the line at pointer + immediate bytes is read soon; reads nothing.";
     Load    "load",     O::Ptr,            Stated,  "int",   "Read at pointer + immediate bytes; no alignment needed.";
     Store   "store",    O::Store,          None,    "int",   "Write at pointer + immediate bytes.";
-    Offset  "offset",   O::PtrInt,         Ptr,     "none",  "Pointer plus bytes.";
+    Offset  "offset",   O::PtrInt,         Same,    "none",  "Pointer plus bytes.";
     Local   "local",    O::None,           Ptr,     "int",   "64-byte aligned private memory of that many bytes; top level only.";
     ChunkId "chunk_id", O::None,           I64,     "none",  "Which chunk of the operation this call computes.";
+    ThreadId "thread_id", O::None,         I64,     "none",  "Which thread of the block this is; warp and lane follow from it.";
+    Shared  "shared",   O::None,           Shared,  "int",   "128-byte aligned memory of that many bytes, one for all threads of a block; top level only.";
+    Barrier "barrier",  O::None,           None,    "none",  "Every thread of the block arrives before one goes on, and sees what all wrote.";
+    Shuffle "shuffle_xor", O::Unary(Number), Same,  "int",   "The value of the lane whose number is this one's ^ immediate, in the same warp; 32-bit elements.";
+    CopyAsync "copy_async", O::Copy,       None,    "int",   "Begin to copy 4, 8 or 16 bytes to shared memory; both aligned to the size.";
+    CopyCommit "copy_commit", O::None,     None,    "none",  "This thread's copies begun since the last commit become a group.";
+    CopyWait "copy_wait", O::None,         None,    "int",   "Wait until at most that many of this thread's newest groups are under way.";
+    LoadMatrix "load_matrix", O::Shared,   Stated,  "int",   "Matrices of 8 rows of 16 bytes from shared memory, 2 elements of each for a lane, in order: f16 or bf16, x2 to x8 for 1 to 4 matrices. Lane l gives the address of row l % 8 of matrix l / 8, and gets elements 2(l % 4) and the next of row l / 4; with immediate 1 of column l / 4, transposed.";
+    MmaF16  "mma_f16",  O::Mma(Scalar::F16), Same,  "none",  "Warp-wide c + a * b, 16x16 by 16x8, summed in f32 in any order. g = lane / 4, t = lane % 4: c[i] is row g + 8(i/2), column 2t + i%2; a[i] row g + 8(i/2%2), column 2t + i%2 + 8(i/4); b[i] row 2t + i%2 + 8(i/2), column g.";
+    MmaBf16 "mma_bf16", O::Mma(Scalar::BF16), Same, "none",  "mma_f16 of bf16.";
+    AtomicAdd "atomic_add", O::Atomic,     I32,     "none",  "Add to an i32 in global memory at once; gives what was there before.";
+    Fence   "fence",    O::None,           None,    "none",  "Others on the device see this thread's writes before it before those after it.";
+    WaitPrior "wait_prior", O::None,       None,    "none",  "Wait until the kernel before this one has ended and its writes are seen; before this only weights may be read.";
+    LaunchNext "launch_next", O::None,     None,    "none",  "The kernel after this one may be launched as far as this thread is concerned.";
     For     "for",      O::For,            Yields,  "int",   "Counted loop; the immediate is the step (> 0).";
     If      "if",       O::If,             Yields,  "none",  "Two-way branch.";
 }
+
+/// Ops that only kernels of thread blocks have.
+pub const THREAD_OPS: &[Opcode] = &[
+    Opcode::ThreadId,
+    Opcode::Shared,
+    Opcode::Barrier,
+    Opcode::Shuffle,
+    Opcode::CopyAsync,
+    Opcode::CopyCommit,
+    Opcode::CopyWait,
+    Opcode::LoadMatrix,
+    Opcode::MmaF16,
+    Opcode::MmaBf16,
+    Opcode::AtomicAdd,
+    Opcode::Fence,
+    Opcode::WaitPrior,
+    Opcode::LaunchNext,
+];
+
+/// Arithmetic that kernels of thread blocks also have on `f16` and `bf16`, each result rounded once.
+pub const HALF_OPS: &[Opcode] = &[Opcode::Add, Opcode::Sub, Opcode::Mul, Opcode::Fma];
 
 impl Opcode {
     /// This op's row of [`OP_TABLE`].

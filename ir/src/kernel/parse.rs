@@ -66,8 +66,16 @@ impl Parser<'_> {
             }
         }
         self.c.expect(")")?;
+        let mut block = [("threads", 0), ("resident", 0)];
+        for (word, n) in &mut block {
+            if self.c.eat_word(word) {
+                // A number out of range is left to the verifier.
+                *n = u32::try_from(self.c.int("a number of them")?).unwrap_or(u32::MAX);
+            }
+        }
+        let [(_, threads), (_, resident)] = block;
         let body = self.block(vec![])?;
-        let mut kernel = Kernel { name, params, types: self.types, body };
+        let mut kernel = Kernel { name, params, threads, resident, types: self.types, body };
         renumber(&mut kernel, &self.names);
         Ok(kernel)
     }
@@ -203,6 +211,8 @@ impl Parser<'_> {
             ResultRule::Bool => vec![arg(0).with(Scalar::I1)],
             ResultRule::Element => vec![arg(0).x(1)],
             ResultRule::Ptr => vec![Type::PTR],
+            ResultRule::Shared => vec![Type::SHARED],
+            ResultRule::I32 => vec![Type::I32],
             ResultRule::I64 => vec![Type::I64],
             ResultRule::Stated => {
                 self.c.expect(":")?;

@@ -36,7 +36,13 @@ impl Display for Kernel {
                 None => write!(f, "{comma}%{}: ?", p.name)?,
             }
         }
-        f.write_str(") {\n")?;
+        f.write_str(")")?;
+        for (word, n) in [("threads", self.threads), ("resident", self.resident)] {
+            if n > 0 {
+                write!(f, " {word} {n}")?;
+            }
+        }
+        f.write_str(" {\n")?;
         Printer { kernel: self, names: names(self), out: &mut *f, indent: 1 }.block(&self.body)?;
         f.write_str("}\n")
     }

@@ -15,9 +15,9 @@ pub enum Scalar {
     I32,
     /// 64-bit integer.
     I64,
-    /// IEEE half; only loaded, stored and converted, never computed with.
+    /// IEEE half; only loaded, stored and converted, but in kernels of thread blocks.
     F16,
-    /// bfloat16; only loaded, stored and converted.
+    /// bfloat16; only loaded, stored and converted, but in kernels of thread blocks.
     BF16,
     /// IEEE single.
     F32,
@@ -25,11 +25,13 @@ pub enum Scalar {
     F64,
     /// Byte address.
     Ptr,
+    /// Byte address in the memory that a block of threads shares.
+    Shared,
 }
 
 impl Scalar {
     /// All scalars with their text names.
-    pub const TABLE: [(Scalar, &'static str, u32); 10] = [
+    pub const TABLE: [(Scalar, &'static str, u32); 11] = [
         (Scalar::I1, "i1", 1),
         (Scalar::I8, "i8", 1),
         (Scalar::I16, "i16", 2),
@@ -40,6 +42,7 @@ impl Scalar {
         (Scalar::F32, "f32", 4),
         (Scalar::F64, "f64", 8),
         (Scalar::Ptr, "ptr", 8),
+        (Scalar::Shared, "shared", 4),
     ];
 
     fn row(self) -> &'static (Scalar, &'static str, u32) {
@@ -59,6 +62,16 @@ impl Scalar {
     /// True for the floating-point types, storage-only ones included.
     pub fn is_float(self) -> bool {
         matches!(self, Scalar::F16 | Scalar::BF16 | Scalar::F32 | Scalar::F64)
+    }
+
+    /// True for addresses.
+    pub fn is_pointer(self) -> bool {
+        matches!(self, Scalar::Ptr | Scalar::Shared)
+    }
+
+    /// True for the floats of 16 bits.
+    pub fn is_half(self) -> bool {
+        matches!(self, Scalar::F16 | Scalar::BF16)
     }
 
     /// True for `i8` to `i64` (not `i1`, not `ptr`).
@@ -97,6 +110,8 @@ impl Type {
     pub const F64: Type = Type::new(Scalar::F64);
     /// Byte address.
     pub const PTR: Type = Type::new(Scalar::Ptr);
+    /// Byte address in shared memory.
+    pub const SHARED: Type = Type::new(Scalar::Shared);
 
     const fn new(scalar: Scalar) -> Type {
         Type { scalar, lanes: 1 }

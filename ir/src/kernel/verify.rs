@@ -31,26 +31,37 @@
 //! - K26 blocks nest at most 64 deep
 //! - K27 tiles are numbered from 0 to 7; the three of a product differ
 //! - K28 a tile is zeroed or loaded before it is used, on every way there
+//! - K29 the ops of thread blocks, `shared` pointers, and arithmetic on `f16` and `bf16` are in kernels that have threads: a
+//!   multiple of 32 up to 1024; tiles are in kernels that have none
+//! - K30 `shared` is at the top level; each is at least 1 byte, all together, rounded up to 128, at most 227 KiB
+//! - K31 the distance of `shuffle_xor` is 1, 2, 4, 8 or 16, and its elements have 32 bits
+//! - K32 `copy_async` copies 4, 8 or 16 bytes; `copy_wait` leaves 0 to 7 groups; `load_matrix` gives f16 or bf16, x2, x4 or x8,
+//!   its immediate 0 or 1
 
 use std::fmt;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{
-    Block, Class, Imm, Inst, Kernel, Opcode, Operands, Pred, ResultRule, Scalar, TILES, Type, Value, inst_line,
+    Block, Class, HALF_OPS, Imm, Inst, Kernel, Opcode, Operands, Pred, ResultRule, Scalar, THREAD_OPS, TILES, Type,
+    Value, WARP, inst_line,
 };
 
 /// Most bytes of `local` memory a kernel may have.
 pub const MAX_LOCAL: i64 = 256 * 1024;
 /// Most blocks inside each other.
 pub const MAX_DEPTH: usize = 64;
+/// Most bytes of `shared` memory a kernel may have; a target may have less.
+pub const MAX_SHARED: i64 = 227 * 1024;
+/// Most threads of a block.
+pub const MAX_THREADS: u32 = 1024;
 /// Most lanes of a vector.
 pub const MAX_LANES: u16 = 256;
 
 /// One broken rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VerifyError {
-    /// `K01` to `K28`.
+    /// `K01` to `K32`.
     pub rule: &'static str,
     /// The instruction by position, as in `body[3].for[0]`; for the kernel as a whole its name.
     pub path: String,
@@ -92,6 +103,7 @@ pub fn verify(kernel: &Kernel) -> Result<(), VerifyErrors> {
         state: vec![State::Undefined; kernel.types.len()],
         constants: FxHashMap::default(),
         locals: 0,
+        shared: 0,
         tiles: 0,
         path: vec![],
         errors: vec![],
@@ -113,6 +125,7 @@ struct Checker<'a> {
     state: Vec<State>,
     constants: FxHashMap<Value, i64>,
     locals: i64,
+    shared: i64,
     /// Bit `t`: tile `t` holds something.
     tiles: u8,
     path: Vec<(&'static str, usize, &'a Inst)>,
@@ -150,6 +163,8 @@ impl<'a> Checker<'a> {
                 self.check(ok, "K02", || format!("parameter `{}` is {ty}, not ptr or i64", p.name));
             }
         }
+        let threads = kernel.threads.is_multiple_of(WARP) && kernel.threads <= MAX_THREADS;
+        self.check(threads, "K29", || format!("{} threads", kernel.threads));
         let none = kernel.body.params.is_empty() && kernel.body.yields.is_empty();
         self.check(none, "K23", || "the top block has no parameters and yields nothing".into());
         self.block("body", &kernel.body);
@@ -165,7 +180,9 @@ impl<'a> Checker<'a> {
         self.state[v.0 as usize] = State::Visible;
         let lanes = ty.lanes.is_power_of_two() && ty.lanes <= MAX_LANES;
         self.check(lanes, "K05", || format!("{ty}: lanes are a power of two up to {MAX_LANES}"));
-        self.check(ty.scalar != Scalar::Ptr || ty.lanes == 1, "K05", || format!("{ty}: ptr has one lane"));
+        self.check(!ty.scalar.is_pointer() || ty.lanes == 1, "K05", || format!("{ty}: pointers have one lane"));
+        let threads = ty.scalar != Scalar::Shared || self.kernel.threads > 0;
+        self.check(threads, "K29", || format!("{ty} in a kernel without threads"));
     }
 
     /// True if `v` may be used here.
@@ -277,10 +294,10 @@ impl<'a> Checker<'a> {
         let operands = inst.op.info().operands;
         let count = match operands {
             Operands::None => 0,
-            Operands::Unary(_) | Operands::Ptr | Operands::If => 1,
+            Operands::Unary(_) | Operands::Ptr | Operands::Shared | Operands::If => 1,
             Operands::Binary(_) | Operands::Shift | Operands::Swizzle | Operands::Store => 2,
-            Operands::PtrInt | Operands::Insert | Operands::Tile => 2,
-            Operands::Ternary(_) | Operands::Select | Operands::Dot4 | Operands::Dot2 => 3,
+            Operands::PtrInt | Operands::Insert | Operands::Tile | Operands::Copy | Operands::Atomic => 2,
+            Operands::Ternary(_) | Operands::Select | Operands::Dot4 | Operands::Dot2 | Operands::Mma(_) => 3,
             Operands::For => args.len().max(2),
         };
         if args.len() != count {
@@ -294,7 +311,8 @@ impl<'a> Checker<'a> {
             _ => None,
         };
         if let Some(class) = class {
-            self.check(in_class(class, args[0].scalar), "K07", || {
+            let half = self.kernel.threads > 0 && HALF_OPS.contains(&inst.op) && args[0].scalar.is_half();
+            self.check(half || in_class(class, args[0].scalar), "K07", || {
                 format!("{} is not allowed here ({class:?})", args[0])
             });
         }
@@ -316,9 +334,14 @@ impl<'a> Checker<'a> {
                 vec![args[0].with(Scalar::F32), pairs, pairs]
             }
             Operands::Swizzle => vec![Type::I8.x(16), args[1].with(Scalar::I8)],
-            Operands::Ptr => vec![Type::PTR],
-            Operands::Store => vec![args[0], Type::PTR],
-            Operands::PtrInt | Operands::Tile => vec![Type::PTR, Type::I64],
+            Operands::Ptr => vec![pointer(args[0])],
+            Operands::Store => vec![args[0], pointer(args[1])],
+            Operands::PtrInt => vec![pointer(args[0]), Type::I64],
+            Operands::Tile => vec![Type::PTR, Type::I64],
+            Operands::Shared => vec![Type::SHARED],
+            Operands::Copy => vec![Type::SHARED, Type::PTR],
+            Operands::Atomic => vec![Type::PTR, Type::I32],
+            Operands::Mma(s) => vec![Type::F32.x(4), Type { scalar: s, lanes: 8 }, Type { scalar: s, lanes: 4 }],
             Operands::Insert => vec![args[0], args[0].x(1)],
             Operands::For => [Type::I64; 2].into_iter().chain(args[2..].iter().copied()).collect(),
             Operands::If => vec![Type::I1],
@@ -336,6 +359,8 @@ impl<'a> Checker<'a> {
             ResultRule::Bool => vec![args[0].with(Scalar::I1)],
             ResultRule::Element => vec![args[0].x(1)],
             ResultRule::Ptr => vec![Type::PTR],
+            ResultRule::Shared => vec![Type::SHARED],
+            ResultRule::I32 => vec![Type::I32],
             ResultRule::I64 => vec![Type::I64],
             ResultRule::Stated => match results {
                 [one] => vec![*one],
@@ -363,6 +388,8 @@ impl<'a> Checker<'a> {
         let imm = if let Imm::Int(v) = inst.imm { v } else { 0 };
         let lanes = a.lanes == r.lanes;
         let from_to = || format!("{a} to {r}");
+        let threads = self.kernel.threads > 0;
+        self.check(threads || !THREAD_OPS.contains(&inst.op), "K29", || "in a kernel without threads".into());
         match inst.op {
             Opcode::Sext | Opcode::Zext => {
                 let widens = r.scalar.is_int() && (a.scalar == I1 || a.scalar.bytes() < r.scalar.bytes());
@@ -385,7 +412,7 @@ impl<'a> Checker<'a> {
                 self.check(ok && lanes, "K13", from_to);
             }
             Opcode::Bitcast => {
-                let ok = ![pair.0, pair.1].iter().any(|s| matches!(s, I1 | Ptr));
+                let ok = ![pair.0, pair.1].iter().any(|s| *s == I1 || s.is_pointer());
                 self.check(ok && a.bytes() == r.bytes(), "K14", from_to);
             }
             Opcode::Splat => self.check(a.lanes == 1 && r.lanes > 1 && pair.0 == pair.1, "K15", from_to),
@@ -411,8 +438,8 @@ impl<'a> Checker<'a> {
                     self.check((0..width).contains(&count), "K19", || format!("{a} shifted by {count}"));
                 }
             }
-            Opcode::Load => self.check(!matches!(r.scalar, I1 | Ptr), "K20", || format!("{r} in memory")),
-            Opcode::Store => self.check(!matches!(a.scalar, I1 | Ptr), "K20", || format!("{a} in memory")),
+            Opcode::Load => self.check(r.scalar != I1 && !r.scalar.is_pointer(), "K20", || format!("{r} in memory")),
+            Opcode::Store => self.check(a.scalar != I1 && !a.scalar.is_pointer(), "K20", || format!("{a} in memory")),
             Opcode::Const => {
                 let ok = match inst.imm {
                     Imm::Float(_) => matches!(r.scalar, F32 | F64),
@@ -429,6 +456,23 @@ impl<'a> Checker<'a> {
                 self.check(imm > 0, "K25", || format!("{imm} bytes"));
                 self.check(self.locals <= MAX_LOCAL, "K25", || format!("more than {MAX_LOCAL} bytes in all"));
             }
+            Opcode::Shared => {
+                let size = imm.clamp(1, MAX_SHARED + 1) as u64;
+                self.shared = self.shared.saturating_add(size.next_multiple_of(128) as i64);
+                self.check(self.path.len() == 1, "K30", || "not at the top level".into());
+                self.check(imm > 0, "K30", || format!("{imm} bytes"));
+                self.check(self.shared <= MAX_SHARED, "K30", || format!("more than {MAX_SHARED} bytes in all"));
+            }
+            Opcode::Shuffle => {
+                let fits = a.scalar.bytes() == 4 && matches!(imm, 1 | 2 | 4 | 8 | 16);
+                self.check(fits, "K31", || format!("{a} at distance {imm}"));
+            }
+            Opcode::CopyAsync => self.check(matches!(imm, 4 | 8 | 16), "K32", || format!("{imm} bytes")),
+            Opcode::CopyWait => self.check((0..8).contains(&imm), "K32", || format!("{imm} groups")),
+            Opcode::LoadMatrix => {
+                let fits = r.scalar.is_half() && matches!(r.lanes, 2 | 4 | 8) && matches!(imm, 0 | 1);
+                self.check(fits, "K32", || format!("matrices as {r}, immediate {imm}"));
+            }
             Opcode::TileZero | Opcode::TileLoad => self.tile(imm, true),
             Opcode::TileStore => self.tile(imm, false),
             Opcode::TileDot => {
@@ -443,6 +487,7 @@ impl<'a> Checker<'a> {
 
     /// Notes that a tile is written, or checks that it was.
     fn tile(&mut self, t: i64, written: bool) {
+        self.check(self.kernel.threads == 0, "K29", || "tiles in a kernel with threads".into());
         if !(0..TILES).contains(&t) {
             return self.fail("K27", format!("there is no tile {t}"));
         }
@@ -451,6 +496,11 @@ impl<'a> Checker<'a> {
         }
         self.check(self.tiles >> t & 1 == 1, "K28", || format!("tile {t} is used before it holds anything"));
     }
+}
+
+/// The pointer type that an address operand must have: its own, if it is one.
+fn pointer(ty: Type) -> Type {
+    if ty == Type::SHARED { ty } else { Type::PTR }
 }
 
 fn is_name(s: &str) -> bool {
@@ -465,7 +515,7 @@ fn in_class(class: Class, s: Scalar) -> bool {
         Class::Float => float,
         Class::Number => s.is_int() || float,
         Class::Bits => s.is_int() || s == Scalar::I1,
-        Class::Any => s != Scalar::Ptr,
+        Class::Any => !s.is_pointer(),
     }
 }
 

@@ -49,6 +49,9 @@ impl Plan {
         if let Some(name) = self.kernels.iter().find(|name| !has_symbol(name)) {
             return fail("kernels", format!("{name:?} is not in the object"));
         }
+        if !self.launches.is_empty() && self.launches.len() != self.kernels.len() {
+            return fail("launches", format!("{} for {} kernels", self.launches.len(), self.kernels.len()));
+        }
         if self.programs.first().is_none_or(|p| p.max_tokens != 1 || !p.has_head()) {
             return fail("programs", "the first must be for one token and have a head");
         }
@@ -107,7 +110,7 @@ impl Plan {
             let (at, arena) = (program.logits, program.arena_bytes);
             return fail(place, format!("logits at {at}, {stride} bytes apart, do not fit in {arena} bytes"));
         }
-        for (i, call) in program.calls.iter().enumerate() {
+        for (i, call) in program.calls.iter().chain(&program.next).enumerate() {
             if let Err(what) = self.check_call(program, call) {
                 return fail(format!("program {index} call {i} ({})", call.label), what);
             }
@@ -132,6 +135,12 @@ impl Plan {
                 Arg::K(layer) | Arg::V(layer) => (layer.into(), self.kv.len() as u64),
                 Arg::Rope(table) => (table.into(), self.rope.len() as u64),
                 Arg::Tokens => continue,
+                Arg::RopeAll(_) | Arg::State | Arg::History | Arg::Counters(_) if self.launches.is_empty() => {
+                    return Err(format!("argument {i} is {arg:?}, which only a plan for a GPU has"));
+                }
+                Arg::RopeAll(table) => (table.into(), self.rope.len() as u64),
+                Arg::Counters(offset) => (offset, self.counters_bytes),
+                Arg::State | Arg::History => continue,
             };
             if value >= limit {
                 return Err(format!("argument {i} is {arg:?}, the limit is {limit}"));

@@ -104,7 +104,15 @@ fn program(max_tokens: u32) -> Program {
     let args = [Arg::Arena(logits), Arg::K(1), Arg::Rope(0), Arg::Weights(64)];
     let head = call(1, "head", &args, &[Tokens, Past, Capacity], 1);
     let arena_bytes = logits + u64::from(max_tokens) * STRIDE;
-    Program { max_tokens, arena_bytes, calls: vec![store, head], head_start: 1, logits, logits_stride: STRIDE }
+    Program {
+        max_tokens,
+        arena_bytes,
+        calls: vec![store, head],
+        head_start: 1,
+        logits,
+        logits_stride: STRIDE,
+        next: None,
+    }
 }
 
 pub fn plan() -> Plan {

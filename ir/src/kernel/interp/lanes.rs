@@ -80,6 +80,10 @@ impl Precision {
         if s == Scalar::F32 && !self.held_wide(s) {
             let f = |bits: u64| f32::from_bits(bits as u32);
             u64::from(arith_f32(op, f(a), f(b), f(c)).to_bits())
+        } else if s.is_half() {
+            // A product of two is exact in f64, and a sum is off by less than a tie of 16 bits can tell, or by none.
+            let f = |bits: u64| self.get(s, bits);
+            self.put(s, arith_f64(op, f(a), f(b), f(c)))
         } else {
             arith_f64(op, f64::from_bits(a), f64::from_bits(b), f64::from_bits(c)).to_bits()
         }
