@@ -294,6 +294,16 @@ impl KernelBuilder {
         self.op(Opcode::Shuffle, vec![a], Imm::Int(distance), None)
     }
 
+    /// Read a `ty` at `p + bytes` that nobody writes and nobody reads again.
+    pub fn load_stream(&mut self, ty: Type, p: Value, bytes: i64) -> Value {
+        self.op(Opcode::LoadStream, vec![p], Imm::Int(bytes), Some(ty))
+    }
+
+    /// Two to the power of `a`, about.
+    pub fn exp2_approx(&mut self, a: Value) -> Value {
+        self.op(Opcode::Exp2, vec![a], Imm::None, None)
+    }
+
     /// Begin to copy `bytes` bytes at `from` to `to` in shared memory.
     pub fn copy_async(&mut self, to: Value, from: Value, bytes: i64) {
         self.effect(Opcode::CopyAsync, vec![to, from], Imm::Int(bytes));

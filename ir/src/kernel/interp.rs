@@ -403,8 +403,13 @@ impl Machine<'_> {
                 };
                 (0..acc.len()).map(dot).collect()
             }
-            Load => numbers.unpack(to, self.read(args[0], int_imm(inst), to.bytes() as usize)?),
+            Load | LoadStream => {
+                self.access(args[0], int_imm(inst), to)?;
+                numbers.unpack(to, self.read(args[0], int_imm(inst), to.bytes() as usize)?)
+            }
+            Exp2 => get(args[0]).iter().map(|&a| numbers.put(to.scalar, numbers.get(from.scalar, a).exp2())).collect(),
             Store => {
+                self.access(args[1], int_imm(inst), from)?;
                 let bytes = numbers.pack(from, get(args[0]));
                 self.write(args[1], int_imm(inst), &bytes)?;
                 Lanes::new()
@@ -431,14 +436,14 @@ impl Machine<'_> {
             Shared => smallvec![self.shared_memory(inst.results[0], int_imm(inst) as usize)],
             CopyAsync => {
                 let bytes = int_imm(inst) as usize;
-                self.aligned(args[1], bytes)?;
-                self.aligned(args[0], bytes)?;
+                self.aligned(args[1], 0, bytes)?;
+                self.aligned(args[0], 0, bytes)?;
                 let data = self.read(args[1], 0, bytes)?.to_vec();
                 self.write(args[0], 0, &data)?;
                 Lanes::new()
             }
             AtomicAdd => {
-                self.aligned(args[0], 4)?;
+                self.aligned(args[0], 0, 4)?;
                 let old = self.read(args[0], 0, 4)?;
                 let old = u32::from_le_bytes([old[0], old[1], old[2], old[3]]);
                 let new = old.wrapping_add(self.scalar(args[1]) as u32);

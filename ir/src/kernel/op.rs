@@ -236,8 +236,8 @@ ops! {
     TileDot "tile_dot_bf16", O::None,      None,    "tiles", "c[m][n] += sum over k of a[m][2k] * b[k][2n], plus sum over k of a[m][2k+1] * b[k][2n+1]: c f32, a and b bf16; k rises from 0, each sum by fused steps from zero, then both are added, then c; rounding as in dot2_bf16.";
     Swap    "swap_lanes", O::Unary(Number), Same,   "int",   "Lane i takes lane i ^ immediate, a power of two; lanes of 32 or 64 bits.";
     Prefetch "prefetch", O::Ptr,           None,    "int",   "Hint that the line at pointer + immediate bytes is read soon; reads nothing.";
-    Load    "load",     O::Ptr,            Stated,  "int",   "Read at pointer + immediate bytes; no alignment needed.";
-    Store   "store",    O::Store,          None,    "int",   "Write at pointer + immediate bytes.";
+    Load    "load",     O::Ptr,            Stated,  "int",   "Read at pointer + immediate bytes. In kernels of thread blocks the address is a multiple of the size, or of 16 if that is less; elsewhere it may be any.";
+    Store   "store",    O::Store,          None,    "int",   "Write at pointer + immediate bytes, aligned as for load.";
     Offset  "offset",   O::PtrInt,         Same,    "none",  "Pointer plus bytes.";
     Local   "local",    O::None,           Ptr,     "int",   "64-byte aligned private memory of that many bytes; top level only.";
     ChunkId "chunk_id", O::None,           I64,     "none",  "Which chunk of the operation this call computes.";
@@ -245,6 +245,8 @@ ops! {
     Shared  "shared",   O::None,           Shared,  "int",   "128-byte aligned memory of that many bytes, one for all threads of a block; top level only.";
     Barrier "barrier",  O::None,           None,    "none",  "Every thread of the block arrives before one goes on, and sees what all wrote.";
     Shuffle "shuffle_xor", O::Unary(Number), Same,  "int",   "The value of the lane whose number is this one's ^ immediate, in the same warp; 32-bit elements.";
+    LoadStream "load_stream", O::Ptr,      Stated,  "int",   "load of memory that nobody writes while the kernel runs, and that is read once: caches need not keep it.";
+    Exp2    "exp2_approx", O::Unary(Float), Same,   "none",  "2 to that power, f32, by the machine's approximation: relative error up to 2^-22, denormals are zeros.";
     CopyAsync "copy_async", O::Copy,       None,    "int",   "Begin to copy 4, 8 or 16 bytes to shared memory; both aligned to the size.";
     CopyCommit "copy_commit", O::None,     None,    "none",  "This thread's copies begun since the last commit become a group.";
     CopyWait "copy_wait", O::None,         None,    "int",   "Wait until at most that many of this thread's newest groups are under way.";
@@ -265,6 +267,8 @@ pub const THREAD_OPS: &[Opcode] = &[
     Opcode::Shared,
     Opcode::Barrier,
     Opcode::Shuffle,
+    Opcode::LoadStream,
+    Opcode::Exp2,
     Opcode::CopyAsync,
     Opcode::CopyCommit,
     Opcode::CopyWait,

@@ -143,7 +143,7 @@ impl<W: Write> Printer<'_, W> {
             self.values(&inst.args)?;
         }
         let before = match inst.op {
-            Opcode::Load | Opcode::Store => " + ",
+            Opcode::Load | Opcode::LoadStream | Opcode::Store => " + ",
             _ if inst.args.is_empty() => " ",
             _ => ", ",
         };

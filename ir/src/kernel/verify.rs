@@ -13,7 +13,7 @@
 //! - K09 the immediate is there where the op table wants one, of its kind, and nowhere else
 //! - K10 the number of results and their types follow from the op table
 //! - K11 `sext` and `zext` widen, `trunc` narrows, lanes kept
-//! - K12 `int_to_f` and `f_to_int` convert the pairs in the op table, lanes kept
+//! - K12 `int_to_f` and `f_to_int` convert the pairs in the op table, lanes kept; `exp2_approx` is of f32
 //! - K13 `fext` and `fround` convert the pairs in the op table, lanes kept
 //! - K14 `bitcast` keeps the size and has neither `i1` nor `ptr`
 //! - K15 `splat` goes from one lane to several; `low` and `high` give half of the lanes; all keep the element
@@ -438,7 +438,10 @@ impl<'a> Checker<'a> {
                     self.check((0..width).contains(&count), "K19", || format!("{a} shifted by {count}"));
                 }
             }
-            Opcode::Load => self.check(r.scalar != I1 && !r.scalar.is_pointer(), "K20", || format!("{r} in memory")),
+            Opcode::Exp2 => self.check(a.scalar == F32, "K12", || format!("{a}")),
+            Opcode::Load | Opcode::LoadStream => {
+                self.check(r.scalar != I1 && !r.scalar.is_pointer(), "K20", || format!("{r} in memory"))
+            }
             Opcode::Store => self.check(a.scalar != I1 && !a.scalar.is_pointer(), "K20", || format!("{a} in memory")),
             Opcode::Const => {
                 let ok = match inst.imm {

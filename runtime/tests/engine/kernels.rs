@@ -132,6 +132,8 @@ pub fn plan() -> Plan {
         rope: vec![RopeTable { inv_freq: vec![1.0, 0.01], scale: 2.0 }],
         programs: vec![program(1), program(4), program(16)],
         weights_bytes: 4096,
+        launches: vec![],
+        counters_bytes: 0,
     }
 }
 

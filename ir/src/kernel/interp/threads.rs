@@ -2,7 +2,7 @@
 
 use smallvec::{SmallVec, smallvec};
 
-use super::super::{Inst, Opcode, Scalar, Value, WARP};
+use super::super::{Inst, Opcode, Scalar, Type, Value, WARP};
 use super::lanes::Lanes;
 use super::{Fault, InterpError, Machine, Region, address, int_imm, region_and_offset};
 
@@ -123,7 +123,7 @@ impl Machine<'_> {
         let mut rows = vec![];
         for &thread in &warp[..8 * matrices] {
             self.thread = thread;
-            self.aligned(inst.args[0], 16)?;
+            self.aligned(inst.args[0], 0, 16)?;
             let bytes = self.read(inst.args[0], 0, 16)?;
             rows.push(bytes.chunks_exact(2).map(|b| u64::from(u16::from_le_bytes([b[0], b[1]]))).collect::<Lanes>());
         }
@@ -147,8 +147,14 @@ impl Machine<'_> {
         new
     }
 
-    pub(super) fn aligned(&self, pointer: Value, bytes: usize) -> Result<(), Fault> {
+    /// Checks the alignment of a read or write of a `ty`.
+    pub(super) fn access(&self, pointer: Value, imm: i64, ty: Type) -> Result<(), Fault> {
+        if self.kernel.threads == 0 { Ok(()) } else { self.aligned(pointer, imm, ty.bytes().min(16) as usize) }
+    }
+
+    pub(super) fn aligned(&self, pointer: Value, imm: i64, bytes: usize) -> Result<(), Fault> {
         let (region, offset) = region_and_offset(self.scalar(pointer));
+        let offset = offset.saturating_add(imm);
         if offset.rem_euclid(bytes as i64) == 0 {
             return Ok(());
         }
