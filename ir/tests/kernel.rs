@@ -120,7 +120,14 @@ fn blocks_are_counted() {
     let with = |op: Opcode, args: Vec<Value>, imm: Imm, blocks: Vec<Block>| {
         let inst = Inst { op, args, imm, results: vec![], blocks };
         let body = Block { insts: vec![inst], ..Block::default() };
-        Kernel { name: "k".into(), params: vec![n.clone()], types: vec![Type::I64, Type::I64], body }
+        Kernel {
+            name: "k".into(),
+            params: vec![n.clone()],
+            threads: 0,
+            resident: 0,
+            types: vec![Type::I64, Type::I64],
+            body,
+        }
     };
     let bounds = vec![Value(0), Value(0)];
     let block = |params: &[Value]| Block { params: params.to_vec(), ..Block::default() };
@@ -159,6 +166,8 @@ fn nonsense_is_refused_without_a_panic() {
                     };
                     let params = (0..types.len() as u32).map(|v| Param { name: format!("p{v}"), value: Value(v) });
                     let kernel = Kernel {
+                        threads: 0,
+                        resident: 0,
                         name: "k".into(),
                         params: params.collect(),
                         types: types.clone(),
