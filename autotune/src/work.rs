@@ -14,7 +14,7 @@
 
 use crate::TuneError;
 use memmap2::MmapMut;
-use tilewright_codegen::pack::{Layout, LevelLayout, QuantLayout, ROWS, Store};
+use tilewright_codegen::pack::{Fragments, Layout, LevelLayout, QuantLayout, ROWS, Store};
 use tilewright_codegen::schedules::{Data, Operand, Operands};
 use tilewright_ir::kernel::interp::Pointer;
 use tilewright_runtime::plan::ScalarArg;
@@ -214,7 +214,7 @@ fn values(data: &Data, bytes: &[u8], tokens: usize) -> Vec<f32> {
 
 fn fill(data: &Data, out: &mut [u8], random: &mut Random) {
     match data {
-        Data::Weights { layout, .. } => weights(layout, out, random),
+        Data::Weights { layout, cols, .. } => weights(layout, *cols, out, random),
         Data::Vector(_) => floats(out, || 0.5 + random.unit()),
         Data::Rows { .. } => floats(out, || random.signed()),
         Data::Q8(rows) => {
@@ -256,11 +256,12 @@ fn floats(out: &mut [u8], mut next: impl FnMut() -> f32) {
     out.chunks_exact_mut(4).for_each(|v| v.copy_from_slice(&next().to_le_bytes()));
 }
 
-fn weights(layout: &Layout, out: &mut [u8], random: &mut Random) {
+fn weights(layout: &Layout, cols: u64, out: &mut [u8], random: &mut Random) {
     match layout {
         Layout::Float(store) => {
             out.chunks_exact_mut(store.bytes() as usize).for_each(|v| store_float(*store, 0.1 * random.signed(), v));
         }
+        Layout::Fragments(f) => fragments(f, cols, out, random),
         Layout::Quant(q) => {
             for block in out.chunks_exact_mut(q.bytes as usize) {
                 // Codes: any bits are valid.
@@ -274,6 +275,38 @@ fn weights(layout: &Layout, out: &mut [u8], random: &mut Random) {
                     level(q, min, -f32::from(1u16 << (bits.min(8) - 1)), block, random);
                 }
             }
+        }
+    }
+}
+
+/// The same in the order of tensor cores.
+fn fragments(f: &Fragments, cols: u64, out: &mut [u8], random: &mut Random) {
+    let q = match f {
+        Fragments::Float { .. } => {
+            for panel in out.chunks_exact_mut(f.panel_bytes(cols).max(1) as usize) {
+                let (head, elements) = panel.split_at_mut(f.head_bytes() as usize);
+                floats(head, || 0.1);
+                elements.chunks_exact_mut(2).for_each(|v| store_float(Store::F16, random.signed(), v));
+            }
+            return;
+        }
+        Fragments::Quant(q) => q,
+    };
+    let bits: u32 = q.planes.iter().sum();
+    let units = 8 * q.tops_bytes() as usize;
+    for block in out.chunks_exact_mut(q.bytes() as usize) {
+        for word in block[units..].chunks_mut(8) {
+            word.copy_from_slice(&random.next().to_le_bytes()[..word.len()]);
+        }
+        for unit in block[units..].chunks_exact_mut(q.unit_bytes() as usize) {
+            unit[..8 * q.subs_bytes() as usize].iter_mut().for_each(|v| *v = 1 + *v % 31);
+        }
+        let (kind, size) = (q.top_bytes() as usize, q.store.bytes() as usize);
+        for (i, v) in block[..units].chunks_exact_mut(size).enumerate() {
+            let is_min = i * size / kind % (1 + usize::from(q.has_min)) == 1;
+            let factor = if is_min { -f32::from(1u16 << (bits.min(8) - 1)) } else { 1.0 };
+            let most = if q.subs[usize::from(is_min)] { 0.1 / 32.0 } else { 0.1 };
+            store_float(q.store, factor * most * (0.1 + 0.9 * random.unit()), v);
         }
     }
 }
@@ -347,7 +380,7 @@ mod tests {
         };
         let mut random = Random(3);
         let mut block = vec![0; quant.bytes as usize];
-        weights(&Layout::Quant(quant), &mut block, &mut random);
+        weights(&Layout::Quant(quant), 0, &mut block, &mut random);
         for at in (0..64).step_by(2) {
             let v = half::f16::from_le_bytes([block[at], block[at + 1]]).to_f32();
             assert!(v.is_normal() && v.abs() < 0.1 && (v < 0.0) == (at >= 32), "{at}: {v}");

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use tilewright_codegen::backend::{self, Backend};
 use tilewright_codegen::lower::{LowerContext, Lowered, LoweredCall, PackedWeight, Packing, WeightMap, lower};
-use tilewright_codegen::pack::{Layout, PackError, ROWS, pack_panel};
+use tilewright_codegen::pack::{Fragments, Layout, PackError, ROWS, pack_panel};
 use tilewright_codegen::schedules::{Schedule, defaults};
 use tilewright_codegen::target::{PrefillActivations, Target};
 use tilewright_ir::graph::{Elem, Graph, OpKind};
@@ -379,6 +379,12 @@ fn choices(passes: &Report, table: &KernelTable<'_>, weights: &WeightMap, option
         let kind = match layout {
             Layout::Float(s) => format!("{s:?}"),
             Layout::Quant(q) => format!("planes {:?}, groups of {}", q.planes, q.group),
+            Layout::Fragments(Fragments::Float { terms, .. }) => {
+                format!("{terms} f16 terms in the order of tensor cores")
+            }
+            Layout::Fragments(Fragments::Quant(q)) => {
+                format!("planes {:?}, groups of {}, in the order of tensor cores", q.planes, q.group)
+            }
         };
         out.push(Choice { what, choice: format!("{}: {kind}", w.weight.format()).into(), why: why.into() });
     }

@@ -56,6 +56,7 @@ impl Schedule for Embed {
                         vec![]
                     });
                 }
+                Layout::Fragments(_) => unreachable!("kernels for CPUs read panels"),
                 Layout::Quant(q) => {
                     let units = (q.block / UNIT) as i64;
                     let (lo, hi) = (b.i64(0), b.i64((self.cols / q.block) as i64));

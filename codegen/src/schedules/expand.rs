@@ -25,6 +25,7 @@ pub(super) fn expand(b: &mut KernelBuilder, layout: &Layout, panel: Value, u0: V
                 }
             }
             Layout::Quant(q) => quantised(b, q, table, panel, unit, to),
+            Layout::Fragments(_) => unreachable!("kernels for CPUs read panels"),
         }
         vec![]
     });

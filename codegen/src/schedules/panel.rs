@@ -49,6 +49,7 @@ pub(super) fn panel_dot(
         (Layout::Quant(q), Rows::F32(x)) => {
             panels.iter().map(|&p| quant_f32_dot(b, q, cols, p, first, lanes, x)).collect()
         }
+        (Layout::Fragments(_), _) => unreachable!("kernels for CPUs read panels"),
         (Layout::Float(_), Rows::Q8(..)) => unreachable!("the planner keeps float weights on f32 activations"),
     }
 }

@@ -17,6 +17,12 @@
 //! but for sub-scales, which get a byte each. Rows are filled up with zeros to whole panels.
 //!
 //! Everything follows from a format's declaration; adding one needs no code here.
+//!
+//! That is the order for CPUs. GPUs have one of their own, in `fragment.rs`.
+
+mod fragment;
+
+pub use fragment::{FragmentQuant, Fragments, UNIT_K};
 
 use tilewright_models::format::{BlockFormat, CodeValue, Decomposed, Element, FloatKind, Level};
 
@@ -100,6 +106,17 @@ pub enum Layout {
     Float(Store),
     /// Codes and scales.
     Quant(QuantLayout),
+    /// As tensor cores take it.
+    Fragments(Fragments),
+}
+
+/// Whose order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Order {
+    /// A lane of a vector is a row.
+    Panels,
+    /// A lane of a warp has its elements of each tile together.
+    Fragments,
 }
 
 /// A weight that cannot be packed.
@@ -134,7 +151,15 @@ pub enum PackError {
 }
 
 impl Layout {
-    /// The packed layout of `format`.
+    /// The packed layout of `format` in that order.
+    pub fn in_order(format: &BlockFormat, order: Order) -> Result<Layout, PackError> {
+        match order {
+            Order::Panels => Layout::of(format),
+            Order::Fragments => Fragments::of(format).map(Layout::Fragments),
+        }
+    }
+
+    /// The packed layout of `format` for CPUs.
     pub fn of(format: &BlockFormat) -> Result<Layout, PackError> {
         let quant = match &format.element {
             Element::Float(kind) => return Ok(Layout::Float(Store::of(*kind))),
@@ -145,26 +170,8 @@ impl Layout {
         if !block.is_multiple_of(UNIT) || !(group == 16 || group == 32) {
             return Err(fail(format!("blocks of {block} with groups of {group} do not fit units of {UNIT}")));
         }
-        let mut planes = vec![];
-        let mut bits = quant.bits;
-        for w in [8, 4, 2, 1] {
-            if bits >= w {
-                planes.push(w);
-                bits -= w;
-            }
-        }
-        if bits != 0 || quant.bits == 0 {
-            return Err(fail(format!("codes of {} bits", quant.bits)));
-        }
-        let (zero, table) = match &quant.decode {
-            CodeValue::Zero(z) => (*z, None),
-            CodeValue::Table(t) if t.len() <= 16 => {
-                let mut bytes: Vec<u8> = t.iter().map(|&v| (i16::from(v) + 128) as u8).collect();
-                bytes.resize(16, 128);
-                (-128, Some(bytes))
-            }
-            CodeValue::Table(t) => return Err(fail(format!("a table of {} entries; at most 16", t.len()))),
-        };
+        let planes = planes(quant.bits).ok_or_else(|| fail(format!("codes of {} bits", quant.bits)))?;
+        let (zero, table) = code_value(&quant.decode).map_err(fail)?;
         let mut at = 0;
         let mut top = |level: &Level| {
             let offset = at;
@@ -196,6 +203,7 @@ impl Layout {
         match self {
             Layout::Float(s) => cols * ROWS * s.bytes(),
             Layout::Quant(q) => cols / q.block * q.bytes,
+            Layout::Fragments(f) => f.panel_bytes(cols),
         }
     }
 
@@ -207,6 +215,25 @@ impl Layout {
     /// True if activations may be int8 blocks for this layout.
     pub fn takes_q8(&self) -> bool {
         matches!(self, Layout::Quant(_))
+    }
+}
+
+/// Plane widths that add up to `bits`, low bits first.
+fn planes(bits: u32) -> Option<Vec<u32>> {
+    let widths: Vec<u32> = [8, 4, 2, 1].into_iter().filter(|w| bits & w != 0).collect();
+    (1..16).contains(&bits).then_some(widths)
+}
+
+/// `zero` and the unsigned table of a code's meaning.
+fn code_value(decode: &CodeValue) -> Result<(i32, Option<Vec<u8>>), String> {
+    match decode {
+        CodeValue::Zero(z) => Ok((*z, None)),
+        CodeValue::Table(t) if t.len() <= 16 => {
+            let mut bytes: Vec<u8> = t.iter().map(|&v| (i16::from(v) + 128) as u8).collect();
+            bytes.resize(16, 128);
+            Ok((-128, Some(bytes)))
+        }
+        CodeValue::Table(t) => Err(format!("a table of {} entries; at most 16", t.len())),
     }
 }
 
@@ -227,26 +254,26 @@ pub fn pack_panel(
         data.get(at..at + row_bytes)
     };
     out.fill(0);
+    let rows = (0..ROWS).map_while(row);
     match layout {
+        Layout::Fragments(f) => rows.enumerate().for_each(|(r, src)| f.put_row(format, src, r, out)),
         Layout::Float(store) => {
             let size = store.bytes() as usize;
-            for r in 0..ROWS {
-                let Some(src) = row(r) else { break };
+            for (r, src) in rows.enumerate() {
                 for (k, v) in src.chunks_exact(size).enumerate() {
-                    let at = (k * ROWS as usize + r as usize) * size;
+                    let at = (k * ROWS as usize + r) * size;
                     out[at..at + size].copy_from_slice(v);
                 }
             }
         }
         Layout::Quant(q) => {
             let mut d = Decomposed::default();
-            for r in 0..ROWS {
-                // Rows beyond the matrix keep zero scales: they give 0 whatever the codes are.
-                let Some(src) = row(r) else { break };
+            // Rows beyond the matrix keep zero scales: they give 0 whatever the codes are.
+            for (r, src) in rows.enumerate() {
                 for (block, raw) in src.chunks_exact(format.bytes).enumerate() {
                     format.decompose(raw, &mut d);
                     let at = block * q.bytes as usize;
-                    put_block(q, &d, r as usize, &mut out[at..at + q.bytes as usize]);
+                    put_block(q, &d, r, &mut out[at..at + q.bytes as usize]);
                 }
             }
         }
