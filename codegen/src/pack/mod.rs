@@ -22,7 +22,7 @@
 
 mod fragment;
 
-pub use fragment::{FragmentQuant, Fragments, UNIT_K};
+pub use fragment::{FragmentQuant, Fragments, UNIT_K, piece};
 
 use tilewright_models::format::{BlockFormat, CodeValue, Decomposed, Element, FloatKind, Level};
 

@@ -22,6 +22,7 @@ mod attention;
 mod embed;
 mod expand;
 mod gemm;
+pub mod gpu;
 mod kv_write;
 mod matmul;
 mod operands;

@@ -9,6 +9,7 @@
 //! assert!(o.pointers[1].written && o.pointers[1].data.bytes(2, 0) == 2 * (64 + 32 + 24));
 //! ```
 
+use super::gpu::{Input, Product};
 use super::quantize::BLOCK;
 use super::{
     Activations, Attention, AttentionCombine, Bf16Rows, Embed, Finish, Gemm, Glu, HeadPrep, KvWrite, Matmul, Q8Rows,
@@ -240,6 +241,18 @@ pub(super) fn gemm(g: &Gemm) -> Operands {
         read.extend(residual.map(|stride| rows(g.rows, stride)));
     }
     Operands::new(g.max_tokens, read, g.out_stride.map_or(bf16(g.rows), |s| rows(g.rows, s)))
+}
+
+pub(super) fn product(p: &Product) -> Operands {
+    let Input::Rows { stride, norm, .. } = p.x;
+    let mut read = vec![rows(p.cols, stride)];
+    read.extend(p.weights.iter().map(|l| weights(&Layout::Fragments(l.clone()), p.rows, p.cols)));
+    read.extend(norm.map(|_| Data::Vector(p.cols)));
+    if let Finish::Sum { bias, residual } = p.finish {
+        read.extend(bias.then_some(Data::Vector(p.rows.next_multiple_of(ROWS))));
+        read.extend(residual.map(|stride| rows(p.rows, stride)));
+    }
+    Operands::new(p.max_tokens, read, rows(p.rows, p.out_stride))
 }
 
 pub(super) fn attention(a: &Attention) -> Operands {

@@ -1,0 +1,5 @@
+//! Schedules for GPUs.
+
+mod product;
+
+pub use product::{FEW, Input, Product};

@@ -1,0 +1,118 @@
+//! Products by tensor cores: matmul with bias and residual, gate and up with activation.
+//!
+//! | file | what |
+//! |---|---|
+//! | `weights.rs` | what a lane loads of the weights, and fragments of it |
+//! | `few.rs` | for a few tokens, with the norm and the rounding of the activations |
+//! | `many.rs` | for many, whose activations are rounded already |
+//! | `finish.rs` | bias, residual, activation |
+//!
+//! Weights are the left factor, 16 rows of them a tile, and 8 tokens the columns of the right one. Codes are exact in f16;
+//! so are f16 weights. What is rounded is the activations, to one f16 or to the sum of two ([`Input`]), and every sum is f32.
+
+mod few;
+mod finish;
+mod weights;
+
+use crate::pack::{Fragments, ROWS, UNIT_K};
+use crate::schedules::{Axis, Finish, Operands, Params, Schedule, Space, operands};
+use tilewright_ir::kernel::Kernel;
+
+/// Most tokens whose activations a block rounds itself: the columns of one tile.
+pub const FEW: u32 = 8;
+
+/// The activations of a product.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Input {
+    /// Rows of f32, which every block norms, if there is an epsilon, and rounds.
+    Rows {
+        /// Bytes from row to row.
+        stride: u64,
+        /// Epsilon of an RMS norm.
+        norm: Option<f32>,
+        /// 1 for f16, 2 for the sum of two.
+        terms: u64,
+    },
+}
+
+/// `y = x W^T`, or `fn(x G^T) * (x U^T)`. Arguments: x, each weight, [gamma], [bias], [residual], out; scalars: tokens.
+#[derive(Clone, Debug)]
+pub struct Product {
+    /// Layout of the weight, or of gate and up.
+    pub weights: Vec<Fragments>,
+    /// Output rows.
+    pub rows: u64,
+    /// Elements a row, a multiple of 4.
+    pub cols: u64,
+    /// The activations.
+    pub x: Input,
+    /// What becomes of the sums.
+    pub finish: Finish,
+    /// Bytes from row to row of the result.
+    pub out_stride: u64,
+    /// Most tokens of a run.
+    pub max_tokens: u32,
+}
+
+impl Product {
+    fn panels(&self) -> u64 {
+        self.rows.div_ceil(ROWS)
+    }
+
+    fn units(&self) -> u64 {
+        self.cols.div_ceil(UNIT_K)
+    }
+
+    /// Warps that share a panel, and units a load, that suit the length of rows: no unit is loaded that is not there, if that
+    /// can be, and then as many loads as there may be.
+    fn shares(&self) -> (i64, i64) {
+        let units = self.units();
+        let few_panels = self.panels() < 512;
+        let cost = |&(split, ahead): &(u64, u64)| {
+            let round = split * ahead;
+            let waste = units.next_multiple_of(round) - units;
+            // A twelfth of the units wasted is as bad as half the loads ahead.
+            let shallow = if few_panels { 8 / split.min(8) + 4 / ahead.min(4) } else { split + 4 / ahead.min(4) };
+            waste * 48 / units + shallow
+        };
+        let all = [8, 4, 2, 1].into_iter().flat_map(|s| [4, 3, 2, 5, 1].map(|a| (s, a)));
+        let (split, ahead) = all.min_by_key(cost).unwrap_or((1, 1));
+        (split as i64, ahead as i64)
+    }
+}
+
+fn first(best: i64, others: &[i64]) -> Vec<i64> {
+    [best].into_iter().chain(others.iter().copied().filter(|&o| o != best)).collect()
+}
+
+impl Schedule for Product {
+    fn signature(&self) -> String {
+        let Product { weights, rows, cols, x, finish, out_stride, max_tokens } = self;
+        format!("gpu product {weights:?} m{rows} n{cols} {x:?} {finish:?} ys{out_stride} t{max_tokens}")
+    }
+
+    fn space(&self) -> Space {
+        let (split, ahead) = self.shares();
+        // Panels of a block: more of them where there are many, so that activations are rounded by no more than about 500.
+        let panels = (self.panels() / 512).next_power_of_two().min(16) as i64;
+        vec![
+            Axis { name: "warps", values: vec![8, 4, 16] },
+            Axis { name: "split", values: first(split, &[8, 4, 2, 1]) },
+            Axis { name: "ahead", values: first(ahead, &[4, 3, 2, 5, 1]) },
+            Axis { name: "panels", values: first(panels, &[1, 2, 4, 8]) },
+            Axis { name: "resident", values: vec![2, 1, 4] },
+        ]
+    }
+
+    fn chunks(&self, p: &Params) -> u32 {
+        few::chunks(self, p)
+    }
+
+    fn build(&self, name: &str, p: &Params) -> Kernel {
+        few::build(self, name, p)
+    }
+
+    fn operands(&self) -> Operands {
+        operands::product(self)
+    }
+}

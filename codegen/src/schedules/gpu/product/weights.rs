@@ -1,0 +1,375 @@
+//! The weights' side of a product: what a lane loads of a unit, and how that becomes fragments.
+//!
+//! Codes turn into f16 without a conversion: `0x6400 | code` is 1024 + code for codes up to 10 bits, and subtracting
+//! 1024 - zero is exact. Two at a time, that is one `and`, one `or` and one subtraction for two weights. Scales are applied to
+//! sums: the products of a group are added up exactly as integers times activations, and then multiplied once.
+
+use crate::pack::{FragmentQuant, Fragments, Store, UNIT_K, piece};
+use tilewright_ir::kernel::{KernelBuilder, Scalar, Type, Value};
+
+/// Where a thread is.
+#[derive(Clone, Copy)]
+pub(in crate::schedules::gpu) struct Place {
+    /// Number in the block.
+    pub thread: Value,
+    /// Warp.
+    pub warp: Value,
+    /// Number in the warp.
+    pub lane: Value,
+    /// `lane / 4`.
+    pub g: Value,
+    /// `lane % 4`.
+    pub c: Value,
+}
+
+impl Place {
+    /// Of this thread.
+    pub(in crate::schedules::gpu) fn new(b: &mut KernelBuilder) -> Place {
+        let thread = b.thread_id();
+        let (warp, lane) = div_rem(b, thread, 32);
+        let (g, c) = div_rem(b, lane, 4);
+        Place { thread, warp, lane, g, c }
+    }
+}
+
+/// Quotient and remainder of a number that is not negative.
+pub(in crate::schedules::gpu) fn div_rem(b: &mut KernelBuilder, v: Value, by: u64) -> (Value, Value) {
+    if by.is_power_of_two() {
+        let shift = b.int(Type::I32, i64::from(by.trailing_zeros()));
+        let mask = b.i64(by as i64 - 1);
+        return (b.shr_u(v, shift), b.and(v, mask));
+    }
+    let by = b.i64(by as i64);
+    (b.div_s(v, by), b.rem_s(v, by))
+}
+
+/// The units of panels in one layout, as one lane reads them.
+pub(in crate::schedules::gpu) struct Weights<'a> {
+    layout: &'a Fragments,
+    /// Bytes of a panel.
+    panel: u64,
+    /// Offset of this lane's part: of 16, 8 and 4 bytes, and of the upper and sub levels.
+    pieces: [Value; 3],
+    levels: [Value; 2],
+}
+
+impl<'a> Weights<'a> {
+    pub(in crate::schedules::gpu) fn new(
+        b: &mut KernelBuilder,
+        layout: &'a Fragments,
+        cols: u64,
+        lane: Value,
+    ) -> Weights<'a> {
+        let (g, _) = div_rem(b, lane, 4);
+        let (tops, subs) = match layout {
+            Fragments::Float { .. } => (0, 0),
+            Fragments::Quant(q) => (q.tops_bytes(), q.subs_bytes()),
+        };
+        Weights {
+            layout,
+            panel: layout.panel_bytes(cols),
+            pieces: [16, 8, 4].map(|bytes| b.mul_imm(lane, bytes)),
+            levels: [tops, subs].map(|bytes| b.mul_imm(g, bytes as i64)),
+        }
+    }
+
+    /// Start of panel `panel` of the weight at `w`.
+    pub(in crate::schedules::gpu) fn panel(&self, b: &mut KernelBuilder, w: Value, panel: Value) -> Value {
+        b.index(w, panel, self.panel as i64)
+    }
+
+    /// The factor on row `row` of the panel at `panel`, if rows have one.
+    pub(in crate::schedules::gpu) fn row_scale(
+        &self,
+        b: &mut KernelBuilder,
+        panel: Value,
+        row: Value,
+    ) -> Option<Value> {
+        if !matches!(self.layout, Fragments::Float { scaled: true, .. }) {
+            return None;
+        }
+        let p = b.index(panel, row, 4);
+        Some(b.load(Type::F32, p, 0))
+    }
+
+    /// Loads this lane's part of unit `unit` of the panel at `panel`.
+    pub(in crate::schedules::gpu) fn load(&self, b: &mut KernelBuilder, panel: Value, unit: Value) -> Vec<Value> {
+        let q = match self.layout {
+            Fragments::Float { terms, .. } => {
+                let p = b.index(panel, unit, *terms as i64 * 2048);
+                let p = b.offset(p, self.pieces[0]);
+                let head = self.layout.head_bytes() as i64;
+                return (0..4 * *terms as i64).map(|i| b.load_stream(Type::I32.x(4), p, head + i * 512)).collect();
+            }
+            Fragments::Quant(q) => q,
+        };
+        let (block, unit) = div_rem(b, unit, q.units());
+        let block = b.index(panel, block, q.bytes() as i64);
+        let mut raw = vec![];
+        let kinds = 1 + u16::from(q.has_min);
+        let p = b.offset(block, self.levels[0]);
+        let ty = Type { scalar: scalar(q.store), lanes: 2 * q.blocks() as u16 * kinds };
+        raw.push(b.load_stream(ty, p, 0));
+        let start = b.index(block, unit, q.unit_bytes() as i64);
+        let tops = 8 * q.tops_bytes() as i64;
+        if q.subs_bytes() > 0 {
+            let p = b.offset(start, self.levels[1]);
+            raw.push(b.load_stream(Type::I8.x(q.subs_bytes() as u16), p, tops));
+        }
+        for (plane, &w) in q.planes.iter().enumerate() {
+            let bytes = piece(w);
+            let p = b.offset(start, self.pieces[(4 - bytes.ilog2()) as usize]);
+            for i in 0..u64::from(w).div_ceil(4) {
+                let at = tops + (q.plane_at(plane) + i * bytes * 32) as i64;
+                raw.push(b.load_stream(Type::I32.x(bytes as u16 / 4), p, at));
+            }
+        }
+        raw
+    }
+
+    /// Number of values that [`Weights::load`] gives.
+    pub(in crate::schedules::gpu) fn loads(&self) -> usize {
+        match self.layout {
+            Fragments::Float { terms, .. } => 4 * *terms as usize,
+            Fragments::Quant(q) => {
+                let pieces: u64 = q.planes.iter().map(|&w| u64::from(w).div_ceil(4)).sum();
+                1 + usize::from(q.subs_bytes() > 0) + pieces as usize
+            }
+        }
+    }
+
+    /// Adds the products of a unit to the sums of each block of 8 tokens. `x(j)` has, for each of those, the terms of the
+    /// activations of tile `j` as `f16x4`, the largest first.
+    pub(in crate::schedules::gpu) fn multiply(
+        &self,
+        b: &mut KernelBuilder,
+        raw: &[Value],
+        x: &mut dyn FnMut(&mut KernelBuilder, usize) -> Vec<Vec<Value>>,
+        sums: &mut [Value],
+    ) {
+        let q = match self.layout {
+            Fragments::Float { terms, .. } => {
+                for j in 0..4 {
+                    let x = x(b, j);
+                    for term in 0..*terms as usize {
+                        let a = b.bitcast(raw[term * 4 + j], Type::F16.x(8));
+                        for (sum, x) in sums.iter_mut().zip(&x) {
+                            // The product of two small terms is below what the sum of both can hold.
+                            for &x in x.iter().take(if term == 0 { x.len() } else { 1 }) {
+                                *sum = b.mma(*sum, a, x);
+                            }
+                        }
+                    }
+                }
+                return;
+            }
+            Fragments::Quant(q) => q,
+        };
+        let codes = Codes::new(b, q, raw);
+        let (scales, mins) = (codes.level(b, 0), q.has_min.then(|| codes.level(b, 1)));
+        let one = b.int(Type::I32.x(4), 0x3c00_3c00);
+        let ones = b.bitcast(one, Type::F16.x(8));
+        let tiles = (q.group / 16) as usize;
+        for (group, &scale) in scales.iter().enumerate() {
+            let zero = b.f32(4, 0.0);
+            let mut products = vec![zero; sums.len()];
+            let mut totals = vec![zero; sums.len()];
+            for j in group * tiles..(group + 1) * tiles {
+                let a = codes.fragment(b, j);
+                for (n, terms) in x(b, j).iter().enumerate() {
+                    for &x in terms {
+                        products[n] = b.mma(products[n], a, x);
+                        if mins.is_some() {
+                            totals[n] = b.mma(totals[n], ones, x);
+                        }
+                    }
+                }
+            }
+            for (n, sum) in sums.iter_mut().enumerate() {
+                *sum = b.fma(scale, products[n], *sum);
+                if let Some(mins) = &mins {
+                    *sum = b.fma(mins[group], totals[n], *sum);
+                }
+            }
+        }
+    }
+
+    /// The weights of a unit that this lane holds, as numbers: for tile `j` those of row `g`, and of row `g + 8`.
+    pub(in crate::schedules::gpu) fn numbers(&self, b: &mut KernelBuilder, raw: &[Value], j: usize) -> [Value; 2] {
+        // Elements of a fragment by row: 0 and 1, 4 and 5; the others are 8 rows further down.
+        let halves = |b: &mut KernelBuilder, a: Value| {
+            let pairs = [0, 1, 2, 3].map(|i| {
+                let words = b.bitcast(a, Type::I32.x(4));
+                b.extract(words, i)
+            });
+            [0, 1].map(|h: usize| {
+                let mut two = b.int(Type::I32.x(2), 0);
+                two = b.insert(two, pairs[h], 0);
+                two = b.insert(two, pairs[h + 2], 1);
+                let four = b.bitcast(two, Type::F16.x(4));
+                b.fext(four, Scalar::F32)
+            })
+        };
+        match self.layout {
+            Fragments::Float { terms, .. } => {
+                let mut out: Option<[Value; 2]> = None;
+                for term in 0..*terms as usize {
+                    let a = b.bitcast(raw[term * 4 + j], Type::F16.x(8));
+                    let v = halves(b, a);
+                    out = Some(out.map_or(v, |o| [b.add(o[0], v[0]), b.add(o[1], v[1])]));
+                }
+                out.expect("one term at least")
+            }
+            Fragments::Quant(q) => {
+                let codes = Codes::new(b, q, raw);
+                let a = codes.fragment(b, j);
+                let group = j * 16 / q.group as usize;
+                let scale = codes.level(b, 0)[group];
+                let min = q.has_min.then(|| codes.level(b, 1)[group]);
+                let mut v = halves(b, a);
+                for (h, v) in v.iter_mut().enumerate() {
+                    let of_row = |b: &mut KernelBuilder, level: Value| {
+                        let one = b.extract(level, 2 * h as i64);
+                        b.splat(one, 4)
+                    };
+                    let s = of_row(b, scale);
+                    *v = b.mul(*v, s);
+                    if let Some(m) = min {
+                        let m = of_row(b, m);
+                        *v = b.add(*v, m);
+                    }
+                }
+                v
+            }
+        }
+    }
+}
+
+fn scalar(store: Store) -> Scalar {
+    match store {
+        Store::F32 => Scalar::F32,
+        Store::F16 => Scalar::F16,
+        Store::BF16 => Scalar::BF16,
+    }
+}
+
+/// A unit of codes in registers.
+struct Codes<'a> {
+    q: &'a FragmentQuant,
+    tops: Value,
+    subs: Option<Value>,
+    /// Dwords of each plane.
+    planes: Vec<Vec<Value>>,
+    table: Option<Value>,
+}
+
+impl<'a> Codes<'a> {
+    fn new(b: &mut KernelBuilder, q: &'a FragmentQuant, raw: &[Value]) -> Codes<'a> {
+        let mut raw = raw.iter().copied();
+        let mut next = || raw.next().expect("as many as were loaded");
+        let tops = next();
+        let subs = (q.subs_bytes() > 0).then(&mut next);
+        let planes = q.planes.iter().map(|&w| {
+            let mut dwords = vec![];
+            for _ in 0..u64::from(w).div_ceil(4) {
+                let v = next();
+                let lanes = b.ty(v).lanes;
+                dwords.extend((0..lanes).map(|i| if lanes == 1 { v } else { b.extract(v, i.into()) }));
+            }
+            dwords
+        });
+        let planes = planes.collect();
+        let table = q.table.as_ref().map(|t| {
+            let mut words = b.int(Type::I32.x(4), 0);
+            for (i, four) in t.chunks_exact(4).enumerate() {
+                let word = b.int(Type::I32, i32::from_le_bytes([four[0], four[1], four[2], four[3]]).into());
+                words = b.insert(words, word, i as i64);
+            }
+            b.bitcast(words, Type::I8.x(16))
+        });
+        Codes { q, tops, subs, planes, table }
+    }
+
+    /// Scales (0) or mins (1) of each group: `f32x4` as sums have rows, two of `g`, two of `g + 8`.
+    fn level(&self, b: &mut KernelBuilder, kind: usize) -> Vec<Value> {
+        let q = self.q;
+        let tops = if q.store == Store::F32 { self.tops } else { b.fext(self.tops, Scalar::F32) };
+        let before = if kind == 1 && q.subs[0] { q.sub_bytes() } else { 0 };
+        let subs = self.subs.filter(|_| q.subs[kind]).map(|subs| {
+            let wide = b.sext(subs, Scalar::I32);
+            b.int_to_f(wide, Scalar::F32)
+        });
+        (0..UNIT_K / q.group)
+            .map(|group| {
+                let block = group * q.group / q.block;
+                let rows = [0, 1].map(|h| {
+                    let top = b.extract(tops, ((kind as u64 * q.blocks() + block) * 2 + h) as i64);
+                    match subs {
+                        Some(subs) => {
+                            let sub = b.extract(subs, (before + group * 2 + h) as i64);
+                            b.mul(top, sub)
+                        }
+                        None => top,
+                    }
+                });
+                let mut v = b.splat(rows[0], 4);
+                v = b.insert(v, rows[1], 2);
+                b.insert(v, rows[1], 3)
+            })
+            .collect()
+    }
+
+    /// The pair `p`: two codes in the halves of an `i32`.
+    fn pair(&self, b: &mut KernelBuilder, p: usize) -> Value {
+        let mut low = 0;
+        let mut out: Option<Value> = None;
+        for (&w, dwords) in self.q.planes.iter().zip(&self.planes) {
+            let of_dword = 16 / w as usize;
+            let v = dwords[p / of_dword];
+            // To where the plane's bits belong, then without the others.
+            let shift = (p % of_dword) as i64 * i64::from(w) - low;
+            let count = b.int(Type::I32, shift.abs());
+            let v = match shift {
+                0 => v,
+                1.. => b.shr_u(v, count),
+                _ => b.shl(v, count),
+            };
+            let mask = b.int(Type::I32, (((1i64 << w) - 1) << low) * 0x0001_0001);
+            let v = b.and(v, mask);
+            out = Some(out.map_or(v, |o| b.or(o, v)));
+            low += i64::from(w);
+        }
+        out.expect("one plane at least")
+    }
+
+    /// Tile `j` as `f16x8`.
+    fn fragment(&self, b: &mut KernelBuilder, j: usize) -> Value {
+        let mut pairs = [0, 1, 2, 3].map(|i| self.pair(b, 4 * j + i));
+        if let Some(table) = self.table {
+            for two in pairs.chunks_exact_mut(2) {
+                // Four indices in four bytes, those of the second pair between those of the first.
+                let eight = b.int(Type::I32, 8);
+                let second = b.shl(two[1], eight);
+                let indices = b.or(two[0], second);
+                let indices = b.bitcast(indices, Type::I8.x(4));
+                let values = b.swizzle(table, indices);
+                let values = b.bitcast(values, Type::I32);
+                let mask = b.int(Type::I32, 0x00ff_00ff);
+                two[0] = b.and(values, mask);
+                let second = b.shr_u(values, eight);
+                two[1] = b.and(second, mask);
+            }
+        }
+        let mut words = b.int(Type::I32.x(4), 0);
+        for (i, &pair) in pairs.iter().enumerate() {
+            let magic = b.int(Type::I32, 0x6400_6400);
+            let v = b.or(pair, magic);
+            words = b.insert(words, v, i as i64);
+        }
+        let a = b.bitcast(words, Type::F16.x(8));
+        let zero = half::f16::from_f32(1024.0 - self.q.zero as f32).to_bits();
+        let zero = b.int(Type::I32.x(4), i64::from(zero) * 0x0001_0001);
+        let zero = b.bitcast(zero, Type::F16.x(8));
+        b.sub(a, zero)
+    }
+}
