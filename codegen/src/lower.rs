@@ -291,6 +291,9 @@ impl Lowering<'_> {
     fn node(&mut self, n: NodeId) -> Result<Option<LoweredCall>, LowerError> {
         let (g, tokens) = (self.graph, self.tokens);
         let op = g.node(n).op;
+        if g.ty(n).elem.is_f16() || !matches!(g.word(n, "round").as_str(), "" | "none") {
+            return Err(self.fail(n, "f16 activations are for GPU targets"));
+        }
         let mut args = vec![];
         let mut scalars = vec![ScalarArg::Tokens];
         let mut weight_bytes = 0;

@@ -213,7 +213,7 @@ fn fused(
         progress(Progress::Stage("graph"));
         let mut graph = model.graph_for(ctx)?;
         progress(Progress::Stage("passes"));
-        let cx = PassContext { activations, takes_q8: &takes_q8 };
+        let cx = PassContext { activations, takes_q8: &takes_q8, few_tokens: false };
         let manager = PassManager { off: options.off.clone(), dump: options.dump.clone(), verify: true, context: cx };
         let passes = manager.run(&mut graph)?;
         report.get_or_insert(passes);

@@ -12,7 +12,7 @@
 //! %k = slice %0 {len = 48, start = 96}
 //! ```
 //!
-//! The weights have one format and no other user, either all products have a bias or none has, and none has a residual.
+//! The weights have one format and no other user, either all products have a bias or none has, none has a residual, and none rounds what it reads.
 //! Weights are packed in panels of 16 rows, so every weight but the last has a multiple of that. A product that leaves the
 //! graph stays: callers want whole rows.
 
@@ -59,7 +59,8 @@ struct Member {
 
 fn member(g: &Graph, id: NodeId) -> Option<Member> {
     let w = g.operand(id, "w")?;
-    if g.flag(id, "residual") || g.outputs().contains(&id) || !used_once(g, w) {
+    let is_more = g.flag(id, "residual") || g.word(id, "round") != "none";
+    if is_more || g.outputs().contains(&id) || !used_once(g, w) {
         return None;
     }
     let bias = match g.operand(id, "bias") {

@@ -10,7 +10,7 @@
 //! The product must have no other user, and neither a bias nor a residual yet.
 
 use crate::manager::{Pass, PassContext};
-use crate::rewrite::{all, is_weight, rebuild, remove_all, roles, take_name, used_once};
+use crate::rewrite::{all, is_plain_matmul, is_weight, rebuild, remove_all, roles, take_name, used_once};
 use tilewright_ir::graph::{Graph, GraphError, OpKind};
 
 /// See the module.
@@ -29,8 +29,7 @@ impl Pass for FuseBias {
         let mut count = 0;
         for add in all(g, OpKind::Add) {
             let [(_, m), (_, bias)] = roles(g, add)[..] else { continue };
-            let plain = g.node(m).op == OpKind::Matmul && !g.flag(m, "bias") && !g.flag(m, "residual");
-            if !plain || !is_weight(g, bias) || !used_once(g, m) {
+            if !is_plain_matmul(g, m) || !is_weight(g, bias) || !used_once(g, m) {
                 continue;
             }
             let mut operands = roles(g, m);

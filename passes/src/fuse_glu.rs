@@ -13,7 +13,7 @@
 //! residual. The two formats may differ.
 
 use crate::manager::{Pass, PassContext};
-use crate::rewrite::{all, rebuild, remove_all, roles, take_name, used_once};
+use crate::rewrite::{all, is_plain_matmul, rebuild, remove_all, roles, take_name, used_once};
 use tilewright_ir::graph::{Graph, GraphError, NodeId, OpKind};
 
 /// See the module.
@@ -63,6 +63,5 @@ fn matched(g: &Graph, act: NodeId, up: NodeId) -> Option<Match> {
 
 /// Operand and weight of a product that only one node reads.
 fn plain_matmul(g: &Graph, id: NodeId) -> Option<(NodeId, NodeId)> {
-    let plain = g.node(id).op == OpKind::Matmul && !g.flag(id, "bias") && !g.flag(id, "residual");
-    (plain && used_once(g, id)).then(|| Some((g.operand(id, "x")?, g.operand(id, "w")?)))?
+    (is_plain_matmul(g, id) && used_once(g, id)).then(|| Some((g.operand(id, "x")?, g.operand(id, "w")?)))?
 }

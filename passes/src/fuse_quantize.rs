@@ -10,7 +10,7 @@
 //! ```
 //!
 //! The unrounded value has no other user, and what one call of the kernel makes is whole blocks: a head, or rows of the
-//! GLU. The fused node stands where its source stood: an attention must not move past a later write to its cache.
+//! GLU. Rows of f16 are not made so: their scale is known only at their end. The fused node stands where its source stood: an attention must not move past a later write to its cache.
 
 use crate::manager::{Pass, PassContext};
 use crate::rewrite::{all, rebuild, roles, used_once};
@@ -51,7 +51,11 @@ impl Pass for FuseQuantize {
 
 /// Whether `id` can round what it makes as `quantize` does.
 fn rounds(g: &Graph, id: NodeId, quantize: NodeId) -> bool {
-    let bf16 = g.ty(quantize).elem == Elem::BF16;
+    let bf16 = match g.ty(quantize).elem {
+        Elem::Q8 => false,
+        Elem::BF16 => true,
+        _ => return false,
+    };
     let unit = match g.node(id).op {
         // Attention has no bf16 results, and a GLU makes them of bf16 only.
         OpKind::Attention if bf16 => None,

@@ -16,11 +16,11 @@
 
 use crate::{
     Canonicalise, ChoosePrecision, ConcatMatmul, Cse, Dce, FuseBias, FuseGlu, FuseNormQuantize, FuseQkNorm,
-    FuseQuantize, FuseResidual, FuseRope,
+    FuseQuantize, FuseQuantizeMatmul, FuseResidual, FuseRope,
 };
 use std::collections::BTreeSet;
 use std::time::Instant;
-use tilewright_ir::graph::{Graph, GraphError, VerifyErrors, verify};
+use tilewright_ir::graph::{Elem, Graph, GraphError, VerifyErrors, verify};
 
 /// A rewrite of a graph.
 pub trait Pass: Sync {
@@ -33,15 +33,32 @@ pub trait Pass: Sync {
 }
 
 /// What values between weights are kept in.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Activations {
     /// Rounded to int8 blocks in front of products whose kernels take them.
     Q8,
     /// Rounded to bf16 in front of the same products, whose weights are rounded to bf16, too.
     Bf16,
+    /// Rounded to f16 with a scale a row, in front of all products, whose weights stay as they are. For tensor cores.
+    F16,
+    /// Likewise, to the sum of two f16: about 22 bits.
+    F16Pair,
     /// Single precision throughout.
     #[default]
     F32,
+}
+
+impl Activations {
+    /// What `quantize` has to round to, in front of products.
+    pub fn rounding(self) -> Option<Elem> {
+        match self {
+            Activations::Q8 => Some(Elem::Q8),
+            Activations::Bf16 => Some(Elem::BF16),
+            Activations::F16 => Some(Elem::F16),
+            Activations::F16Pair => Some(Elem::F16Pair),
+            Activations::F32 => None,
+        }
+    }
 }
 
 /// What passes must know beside the graph.
@@ -49,14 +66,16 @@ pub enum Activations {
 pub struct PassContext<'a> {
     /// Precision policy.
     pub activations: Activations,
-    /// Whether products with weights of the format of that name can read rounded activations.
+    /// Whether products with weights of the format of that name can read int8 blocks or bf16; f16 they all can.
     pub takes_q8: &'a dyn Fn(&str) -> bool,
+    /// The program is one of few tokens, in which every block of a kernel can afford to norm and round whole rows itself.
+    pub few_tokens: bool,
 }
 
 impl PassContext<'_> {
     /// Single precision throughout.
     pub fn f32() -> PassContext<'static> {
-        PassContext { activations: Activations::F32, takes_q8: &|_| false }
+        PassContext { activations: Activations::F32, takes_q8: &|_| false, few_tokens: false }
     }
 }
 
@@ -90,6 +109,7 @@ pub const PIPELINE: &[PassRow] = &[
     fusion(&FuseNormQuantize),
     fusion(&FuseQuantize),
     fusion(&ConcatMatmul),
+    fusion(&FuseQuantizeMatmul),
 ];
 
 /// The pass of that name.

@@ -48,7 +48,7 @@ pub(crate) fn meaningful(op: OpKind, attrs: &Attrs) -> Attrs {
     let needs = |name: &str| match (op, name) {
         (OpKind::KvWrite, "eps") => Some("k_norm"),
         (OpKind::Attention, "eps") => Some("q_norm"),
-        (OpKind::Quantize, "eps") => Some("gamma"),
+        (OpKind::Quantize | OpKind::Matmul | OpKind::Glu, "eps") => Some("gamma"),
         (OpKind::KvWrite | OpKind::Attention, "style") => Some("angles"),
         _ => None,
     };
@@ -85,6 +85,12 @@ pub(crate) fn remove_all(g: &mut Graph, ids: &[NodeId]) {
 /// Nodes of that op, in program order.
 pub(crate) fn all(g: &Graph, op: OpKind) -> Vec<NodeId> {
     g.order().iter().copied().filter(|&n| g.node(n).op == op).collect()
+}
+
+/// Whether `id` is a product and nothing else: no bias, no residual, no rounding of what it reads.
+pub(crate) fn is_plain_matmul(g: &Graph, id: NodeId) -> bool {
+    let is_sum = g.flag(id, "bias") || g.flag(id, "residual");
+    g.node(id).op == OpKind::Matmul && !is_sum && g.word(id, "round") == "none"
 }
 
 /// Whether `id` is a weight.

@@ -162,7 +162,7 @@ fn check_unit(
     // Products of bf16 take every format, whatever a build chooses.
     let bf16 = activations == Activations::Bf16;
     let takes_q8 = |name: &str| bf16 || !matches!(name, "f32" | "f16" | "bf16");
-    let cx = PassContext { activations, takes_q8: &takes_q8 };
+    let cx = PassContext { activations, takes_q8: &takes_q8, few_tokens: false };
     let manager = PassManager { off: off.clone(), dump: None, verify: true, context: cx };
     manager.run(&mut g).unwrap_or_else(|e| panic!("{context}: {e}"));
     let weights = RandomWeights::for_graph(&g, seed);

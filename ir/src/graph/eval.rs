@@ -3,7 +3,8 @@
 use super::interp::{Arg, InterpError, KvState, Tensor, fits};
 use super::op::{Attr, OpKind};
 use super::real::{Real, dot, each_chunk, matmul};
-use super::types::{Elem, Q8_BLOCK};
+use super::round::rounded;
+use super::types::Elem;
 use super::{Graph, NodeId};
 use half::bf16;
 use std::borrow::Cow;
@@ -86,8 +87,26 @@ impl<'a, R: Real> Op<'a, R> {
         self.weight(role).ok_or_else(|| format!("`{role}` is missing"))
     }
 
-    /// The weights that `x` is multiplied by.
-    fn factor(&self, role: &str) -> Result<Cow<'a, [f32]>, String> {
+    /// `x`, normed if there is a gamma.
+    fn normed(&self) -> Result<(Vec<R>, usize), String> {
+        let (mut x, width) = self.rows("x")?;
+        if let Some(gamma) = self.weight("gamma") {
+            rms_norm(&mut x, gamma, self.float("eps"));
+        }
+        Ok((x, width))
+    }
+
+    /// The rows that a product multiplies.
+    fn factors(&self) -> Result<(Vec<R>, usize), String> {
+        let (x, width) = self.normed()?;
+        Ok(match self.graph.word(self.id, "round").as_str() {
+            "none" => (x, width),
+            to => (rounded(to, width, &x).floats(), width),
+        })
+    }
+
+    /// The weights that a product multiplies: rounded with rows of bf16, else as they are.
+    fn weights(&self, role: &str) -> Result<Cow<'a, [f32]>, String> {
         let w = self.needed(role)?;
         let x = self.graph.operand(self.id, "x").map(|x| &self.graph.ty(x).elem);
         Ok(match x {
@@ -111,7 +130,7 @@ impl<'a, R: Real> Op<'a, R> {
 
     fn eval(&self, kv: Option<&mut KvState<R>>) -> Result<Tensor<R>, String> {
         let finish = |width, data: Vec<R>| match self.graph.flag(self.id, "quantize") {
-            true => self.rounded(width, &data),
+            true => rounded(&self.graph.word(self.id, "to"), width, &data),
             false => Tensor::rows(width, data),
         };
         Ok(match self.graph.node(self.id).op {
@@ -132,8 +151,8 @@ impl<'a, R: Real> Op<'a, R> {
                 Tensor::rows(width, x)
             }
             OpKind::Matmul => {
-                let (x, n) = self.rows("x")?;
-                let w = self.factor("w")?;
+                let (x, n) = self.factors()?;
+                let w = self.weights("w")?;
                 let m = w.len() / n;
                 let mut y = matmul(&x, &w, m, n);
                 if let Some(bias) = self.weight("bias") {
@@ -203,15 +222,12 @@ impl<'a, R: Real> Op<'a, R> {
                 finish(width, self.attention(&q, width, kv)?)
             }
             OpKind::Quantize => {
-                let (mut x, width) = self.rows("x")?;
-                if let Some(gamma) = self.weight("gamma") {
-                    rms_norm(&mut x, gamma, self.float("eps"));
-                }
-                self.rounded(width, &x)
+                let (x, width) = self.normed()?;
+                rounded(&self.graph.word(self.id, "to"), width, &x)
             }
             OpKind::Glu => {
-                let (x, n) = self.rows("x")?;
-                let (gate, up) = (self.factor("gate")?, self.factor("up")?);
+                let (x, n) = self.factors()?;
+                let (gate, up) = (self.weights("gate")?, self.weights("up")?);
                 let m = gate.len() / n;
                 let f = activation(&self.graph.word(self.id, "fn"));
                 let pairs = matmul(&x, &gate, m, n).into_iter().zip(matmul(&x, &up, m, n));
@@ -223,14 +239,6 @@ impl<'a, R: Real> Op<'a, R> {
                 Tensor::I32(x.chunks_exact(width).map(first).collect())
             }
         })
-    }
-
-    /// Rounded to what the op says.
-    fn rounded(&self, width: usize, x: &[R]) -> Tensor<R> {
-        match self.graph.word(self.id, "to").as_str() {
-            "bf16" => Tensor::rows(width, x.iter().map(|v| v.through_bf16()).collect()),
-            _ => quantize(width, x),
-        }
     }
 
     /// Angles are taken in f64: their error grows with the position.
@@ -330,17 +338,4 @@ fn activation<R: Real>(name: &str) -> fn(R) -> R {
         },
         _ => |x| x / (R::of(1.0) + (-x).exp()),
     }
-}
-
-/// Int8 blocks: `scale = max|x| / 127`, `code = x / scale` to the nearest, halves to even.
-pub(super) fn quantize<R: Real>(width: usize, x: &[R]) -> Tensor<R> {
-    let (mut codes, mut scales) = (Vec::with_capacity(x.len()), vec![]);
-    for block in x.chunks(Q8_BLOCK as usize) {
-        let max = block.iter().fold(R::default(), |m, v| if v.abs() > m { v.abs() } else { m });
-        let scale = max / R::of(127.0);
-        let code = |&v: &R| if scale > R::default() { (v / scale).round_even().f64() as i8 } else { 0 };
-        codes.extend(block.iter().map(code));
-        scales.push(scale);
-    }
-    Tensor::Q8 { rows: x.len() / width.max(1), width, codes, scales }
 }

@@ -23,7 +23,7 @@ pub trait WeightSource: Sync {
 /// A value.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Tensor<R> {
-    /// Activations, row after row; of type bf16, too, their values rounded. Of `rope_angles`: a row is all cosines, then all sines.
+    /// Activations, row after row; of types bf16, f16 and f16x2, too: the values that they stand for. Of `rope_angles`: a row is all cosines, then all sines.
     F {
         /// Tokens.
         rows: usize,
@@ -337,7 +337,7 @@ pub(super) fn fits<R>(ty: &TensorType, arg: Arg<'_, R>, tokens: usize) -> bool {
     let is_width = |w: usize| Some(w) == width || ty.shape.len() != 2 || ty.shape[1] == Dim::N(2);
     match (arg, &ty.elem) {
         (Arg::Weight(w), Elem::Format(_)) => w.len() == ty.shape.iter().map(|d| size(*d)).product::<usize>(),
-        (Arg::Value(Tensor::F { rows, width, data }), Elem::F32 | Elem::BF16) => {
+        (Arg::Value(Tensor::F { rows, width, data }), Elem::F32 | Elem::BF16 | Elem::F16 | Elem::F16Pair) => {
             *rows == tokens && is_width(*width) && data.len() == rows * width
         }
         (Arg::Value(Tensor::Q8 { rows, width, codes, scales }), Elem::Q8) => {

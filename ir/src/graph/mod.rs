@@ -19,13 +19,18 @@ mod parse;
 mod print;
 pub mod random;
 mod real;
+mod round;
 #[cfg(test)]
 mod tests;
 mod types;
 mod verify;
 
 pub use build::{Graph, GraphError, Node, NodeId, attrs};
-pub use op::{ACTIVATIONS, Attr, AttrKind, Attrs, GRAPH_OPS, OpKind, OpRow, ROPE_STYLES, ROUNDINGS};
+pub use op::{
+    ACTIVATIONS, Attr, AttrKind, Attrs, GRAPH_OPS, OPERAND_ROUNDINGS, OpKind, OpRow, RESULT_ROUNDINGS, ROPE_STYLES,
+    ROUNDINGS,
+};
 pub use parse::parse;
+pub use round::f16_scale;
 pub use types::{Dim, Elem, Part, Q8_BLOCK, Q8_UNIT, RopeSpec, TensorType, Weight};
 pub use verify::{VerifyError, VerifyErrors, verify};

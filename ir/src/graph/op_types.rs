@@ -12,8 +12,10 @@ pub(super) fn result_type<'a>(op: OpKind, get: Get<'a>, attrs: &Attrs) -> Result
         _ => 0,
     };
     let flag = |n: &str| attrs.get(n) == Some(&Attr::Bool(true));
-    let to_bf16 = attrs.get("to").is_some_and(|a| *a == Attr::Str("bf16".into()));
-    let rounded = || if to_bf16 { Elem::BF16 } else { Elem::Q8 };
+    let rounded = || match attrs.get("to") {
+        Some(Attr::Str(to)) => Elem::named(to).unwrap_or(Elem::Q8),
+        _ => Elem::Q8,
+    };
     let elem = |quantize: bool| if quantize { rounded() } else { Elem::F32 };
     match op {
         OpKind::Input | OpKind::Weight => Err("is made by Graph::input and Graph::weight".into()),
@@ -29,7 +31,7 @@ pub(super) fn result_type<'a>(op: OpKind, get: Get<'a>, attrs: &Attrs) -> Result
             Ok(acts(Elem::F32, x))
         }
         OpKind::Matmul => {
-            let x = rows(get, "x")?;
+            let x = factors(get, attrs)?;
             let [m, n] = matrix(get, "w")?;
             equal(x, n, "x", "w")?;
             if get("bias").is_some() {
@@ -95,11 +97,11 @@ pub(super) fn result_type<'a>(op: OpKind, get: Get<'a>, attrs: &Attrs) -> Result
             if get("gamma").is_some() {
                 equal(vector(get, "gamma")?, x, "gamma", "x")?;
             }
-            quantizable(true, x)?;
+            quantizable(!rounded().is_f16(), x)?;
             Ok(acts(rounded(), x))
         }
         OpKind::Glu => {
-            let x = rows(get, "x")?;
+            let x = factors(get, attrs)?;
             let [m, n] = matrix(get, "gate")?;
             equal(x, n, "x", "gate")?;
             if matrix(get, "up")? != [m, n] {
@@ -131,9 +133,21 @@ fn tokens(get: Get<'_>, role: &str) -> Result<(), String> {
 fn rows(get: Get<'_>, role: &str) -> Result<u64, String> {
     let t = want(get, role)?;
     match (&t.elem, t.shape.as_slice()) {
-        (Elem::F32 | Elem::Q8 | Elem::BF16, [Dim::T, Dim::N(n)]) => Ok(*n),
-        _ => Err(format!("`{role}` is {t}, not f32[T, n], q8[T, n] or bf16[T, n]")),
+        (Elem::F32 | Elem::Q8 | Elem::BF16 | Elem::F16 | Elem::F16Pair, [Dim::T, Dim::N(n)]) => Ok(*n),
+        _ => Err(format!("`{role}` is {t}, not f32[T, n] or rounded rows")),
     }
+}
+
+/// Width of the rows that a product reads, which it may round, and norm before that.
+fn factors(get: Get<'_>, attrs: &Attrs) -> Result<u64, String> {
+    let is_rounded = attrs.get("round").is_some_and(|to| *to != Attr::Str("none".into()));
+    let x = if is_rounded { f32_rows(get, "x")? } else { rows(get, "x")? };
+    match get("gamma") {
+        Some(_) if is_rounded => equal(vector(get, "gamma")?, x, "gamma", "x")?,
+        Some(_) => return Err("`gamma` norms what is rounded, but `round` is missing".into()),
+        None => {}
+    }
+    Ok(x)
 }
 
 fn f32_rows(get: Get<'_>, role: &str) -> Result<u64, String> {

@@ -9,14 +9,14 @@
 //! attr   = word ["=" (int | float | "true" | "false" | word)]
 //! ref    = %name | symbol
 //! symbol = @name | string
-//! type   = ("f32" | "i32" | "q8" | "kv" | symbol) "[" ("T" | int) {"," ("T" | int)} "]"
+//! type   = ("f32" | "i32" | "q8" | "bf16" | "f16" | "f16x2" | "kv" | symbol) "[" ("T" | int) {"," ("T" | int)} "]"
 //! ```
 //!
 //! Operands and attributes must fit the op; a type that is left out is inferred. One that is wrong is kept, for
 //! the verifier to see: parsing is not verifying.
 
 use super::op::{Attr, AttrKind, Attrs, GRAPH_OPS, OpKind, OpRow};
-use super::types::{Dim, Elem, Part, RopeSpec, TensorType, Weight};
+use super::types::{Dim, ELEMS, Elem, Part, RopeSpec, TensorType, Weight};
 use super::{Graph, NodeId};
 use crate::text::{Cursor, Pos, TextError, Token};
 use std::collections::HashMap;
@@ -150,10 +150,9 @@ impl Parser {
         let elem = match self.c.peek().clone() {
             Token::Symbol(_) | Token::Str(_) => Elem::Format(self.symbol("a format")?.into()),
             Token::Word(w) => {
-                let known =
-                    [("f32", Elem::F32), ("i32", Elem::I32), ("q8", Elem::Q8), ("bf16", Elem::BF16), ("kv", Elem::Kv)];
-                let Some((_, elem)) = known.into_iter().find(|k| k.0 == w) else {
-                    return Err(self.c.expected("f32, i32, q8, kv or an @format"));
+                let Some(elem) = Elem::named(&w) else {
+                    let known: Vec<&str> = ELEMS.iter().map(|e| e.0).collect();
+                    return Err(self.c.expected(&format!("{} or an @format", known.join(", "))));
                 };
                 self.c.bump();
                 elem

@@ -99,6 +99,29 @@ fn quantize_rounds_halves_to_even() {
 }
 
 #[test]
+fn rows_of_f16_have_a_scale_each_and_meet_exact_weights() {
+    // In units of the first row's scale, 2^-12: 8192, 1 + 2^-11 (a tie), 1 + 3 * 2^-11 (a tie), 2^-25 (a tie).
+    let (unit, bit) = (2f64.powi(-12), 2f64.powi(-11));
+    let row = [8192.0, 1.0 + bit, -1.0 - 3.0 * bit, 2f64.powi(-25)];
+    let x: Vec<f64> = row.iter().map(|v| v * unit).chain(row.iter().map(|v| v * 64.0)).collect();
+    let one = [2.0, unit, -unit * (1.0 + 4.0 * bit), 0.0];
+    let wanted: Vec<f64> = one.iter().copied().chain(one.iter().map(|v| v / unit * 64.0)).collect();
+    gives("%y = quantize %x {to = f16}", 4, &x, &[], &wanted);
+    // What the first term lost is in the second, but not what lies below the smallest f16.
+    let both: Vec<f64> = x.iter().enumerate().map(|(i, &v)| if i % 4 == 3 { 0.0 } else { v }).collect();
+    let Tensor::F { data, .. } = run::<f32>("%y = quantize %x {to = f16x2}", 4, &x, &[]) else { panic!() };
+    assert_eq!(data, both.iter().map(|&v| v as f32).collect::<Vec<_>>());
+    // A product of bf16 rounds this weight to 1; its rows are whole blocks of 32.
+    let w = 1.0 + 2f32.powi(-20);
+    for (to, n, wanted) in [("f16", 3, f64::from(w)), ("f16x2", 3, f64::from(w)), ("bf16", 32, 1.0)] {
+        let first = |v: f64| (0..n).map(|i| if i == 0 { v } else { 0.0 }).collect::<Vec<_>>();
+        let weights: Vec<f32> = first(w.into()).iter().map(|&v| v as f32).collect();
+        let body = format!("weight @w : @f32[1, {n}] %q = quantize %x {{to = {to}}} %y = matmul %q, @w");
+        assert_eq!(run::<f64>(&body, n, &first(2.0), &[("w", &weights)]).floats(), [2.0 * wanted], "{to}");
+    }
+}
+
+#[test]
 fn rope_turns_pairs() {
     // Position 0, then 1: a quarter turn for the first pair, none for the second.
     let rope = "rope 0 = scale 1.0 [1.5707963267948966, 0.0] %a = rope_angles %pos";
@@ -163,6 +186,16 @@ fn fused_ops_are_what_they_are_made_of() {
             "%g = matmul %x, @w %u = matmul %x, @u %s = act %g {fn = gelu_tanh} %m = mul %s, %u %y = quantize %m",
             "%y = glu %x, @w, @u {fn = gelu_tanh, quantize}",
         ),
+        (
+            "%q = quantize %x, @n {gamma, eps = 0.1, to = f16} %y = matmul %q, @w, @b, %x {bias, residual}",
+            "%y = matmul %x, @w, @b, %x, @n {bias, residual, gamma, eps = 0.1, round = f16}",
+        ),
+        (
+            "%n = rms_norm %x, @n {eps = 0.1} %q = quantize %n {to = f16x2} %m = glu %q, @w, @u {fn = gelu_tanh}
+             %y = quantize %m",
+            "%y = glu %x, @w, @u, @n {fn = gelu_tanh, gamma, eps = 0.1, round = f16x2, quantize}",
+        ),
+        ("%q = quantize %x {to = f16x2} %y = matmul %q, @w", "%y = matmul %x, @w {round = f16x2}"),
         (
             "%n = rms_norm %x, @g {eps = 0.1} %r = rope %n, %a {heads = 8, style = interleaved}
              %kv = kv_write %kv.0, %r, %x, %pos %o = attention %r, %kv, %pos {heads = 8, scale = 0.5} %y = quantize %o",

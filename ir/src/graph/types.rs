@@ -22,10 +22,39 @@ pub enum Elem {
     Q8,
     /// Activations rounded to bf16, for products that round their weights to bf16, too.
     BF16,
+    /// Activations rounded for tensor cores, to f16 with one power of two a row as scale ([`super::f16_scale`]): their largest
+    /// magnitude is `2^13 .. 2^14` scales, so nothing overflows. Products multiply them by their weights as those are: exactly,
+    /// where products of bf16 round the weights, too.
+    F16,
+    /// Likewise, as the sum of two f16: about 22 bits.
+    F16Pair,
     /// A layer's key/value cache, f16; shape `[heads, head_dim]`.
     Kv,
     /// A weight in the block format of that name (`q4_1`, `f16`, `f32`, …).
     Format(Arc<str>),
+}
+
+/// Text names of all elements but weights' formats.
+pub(super) const ELEMS: &[(&str, Elem)] = &[
+    ("f32", Elem::F32),
+    ("i32", Elem::I32),
+    ("q8", Elem::Q8),
+    ("bf16", Elem::BF16),
+    ("f16", Elem::F16),
+    ("f16x2", Elem::F16Pair),
+    ("kv", Elem::Kv),
+];
+
+impl Elem {
+    /// The element of that text name.
+    pub fn named(name: &str) -> Option<Elem> {
+        ELEMS.iter().find(|e| e.0 == name).map(|e| e.1.clone())
+    }
+
+    /// Whether it is one of the kinds for tensor cores: [`Elem::F16`], [`Elem::F16Pair`].
+    pub fn is_f16(&self) -> bool {
+        matches!(self, Elem::F16 | Elem::F16Pair)
+    }
 }
 
 /// One dimension.
@@ -68,14 +97,10 @@ impl TensorType {
 
 impl fmt::Display for Elem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Elem::F32 => "f32",
-            Elem::I32 => "i32",
-            Elem::Q8 => "q8",
-            Elem::BF16 => "bf16",
-            Elem::Kv => "kv",
-            Elem::Format(name) => return write!(f, "@{name}"),
-        })
+        match self {
+            Elem::Format(name) => write!(f, "@{name}"),
+            other => f.write_str(ELEMS.iter().find(|e| e.1 == *other).map_or("", |e| e.0)),
+        }
     }
 }
 

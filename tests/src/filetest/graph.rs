@@ -4,8 +4,9 @@
 //! - `graph-parse`: only the parser
 //! - `graph-verify`: the verifier's errors
 //! - `pass: NAME …`: verifies, runs those passes in order, verifies, prints. The graphs before and after must compute
-//!   the same, unless a pass says otherwise: [`CHANGES_RESULTS`]. `// activations: q8`, or `bf16`, rounds between weights; then
-//!   `// takes-q8: FORMAT …` are the formats whose products can read that
+//!   the same, unless a pass says otherwise: [`CHANGES_RESULTS`]. `// activations: q8`, or `bf16`, `f16`, `f16x2`, rounds between
+//!   weights; then `// takes-q8: FORMAT …` are the formats whose products can read int8 and bf16. `// few-tokens: yes` is
+//!   for passes of programs of few tokens
 
 use super::{Case, Output};
 use tilewright_ir::graph::interp::{Interp, KvPrecision, Tensor};
@@ -45,13 +46,20 @@ pub fn pass(case: &Case) -> Result<Output, String> {
         None | Some("f32") => Activations::F32,
         Some("q8") => Activations::Q8,
         Some("bf16") => Activations::Bf16,
-        Some(other) => return Err(format!("activations are f32, q8 or bf16, not {other}")),
+        Some("f16") => Activations::F16,
+        Some("f16x2") => Activations::F16Pair,
+        Some(other) => return Err(format!("activations are f32, q8, bf16, f16 or f16x2, not {other}")),
+    };
+    let few_tokens = match case.values("few-tokens").next() {
+        None | Some("no") => false,
+        Some("yes") => true,
+        Some(other) => return Err(format!("few-tokens is yes or no, not {other}")),
     };
     let formats: Vec<&str> = case.values("takes-q8").flat_map(str::split_whitespace).collect();
     let takes_q8 = |format: &str| formats.contains(&format);
     let names: Vec<&str> = case.args.split(|c: char| c == ',' || c.is_whitespace()).filter(|n| !n.is_empty()).collect();
     let mut after = before.clone();
-    let context = PassContext { activations, takes_q8: &takes_q8 };
+    let context = PassContext { activations, takes_q8: &takes_q8, few_tokens };
     PassManager::new(context).run_named(&mut after, &names).map_err(|e| e.to_string())?;
     verify_graph(&after).map_err(|e| format!("after: {e}"))?;
     if !names.iter().any(|n| CHANGES_RESULTS.contains(n)) {
