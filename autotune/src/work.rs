@@ -207,6 +207,10 @@ fn values(data: &Data, bytes: &[u8], tokens: usize) -> Vec<f32> {
             let row = |t: usize| bytes[t * rows.bytes() as usize..][..rows.width as usize * 2].chunks_exact(2);
             (0..tokens).flat_map(row).map(|b| half::bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect()
         }
+        Data::F16(rows) => {
+            let each = bytes.chunks_exact((rows.bytes() as usize).max(1)).take(tokens);
+            each.flat_map(|r| rows.decode(r)).map(|v| v as f32).collect()
+        }
         Data::Cache { .. } => bytes.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
         Data::Vector(_) | Data::Angles { .. } | Data::Weights { .. } => bytes.chunks_exact(4).map(float).collect(),
     }
@@ -218,6 +222,12 @@ fn fill(data: &Data, out: &mut [u8], random: &mut Random) {
         Data::Vector(_) => floats(out, || 0.5 + random.unit()),
         Data::Rows { .. } => floats(out, || random.signed()),
         Data::Q8(rows) => {
+            for row in out.chunks_exact_mut(rows.bytes() as usize) {
+                let x: Vec<f32> = (0..rows.width).map(|_| random.signed()).collect();
+                rows.encode(&x, row);
+            }
+        }
+        Data::F16(rows) => {
             for row in out.chunks_exact_mut(rows.bytes() as usize) {
                 let x: Vec<f32> = (0..rows.width).map(|_| random.signed()).collect();
                 rows.encode(&x, row);

@@ -9,7 +9,7 @@
 //! assert!(o.pointers[1].written && o.pointers[1].data.bytes(2, 0) == 2 * (64 + 32 + 24));
 //! ```
 
-use super::gpu::{Input, Product};
+use super::gpu::{F16Rows, Input, Product};
 use super::quantize::BLOCK;
 use super::{
     Activations, Attention, AttentionCombine, Bf16Rows, Embed, Finish, Gemm, Glu, HeadPrep, KvWrite, Matmul, Q8Rows,
@@ -43,6 +43,8 @@ pub enum Data {
     Q8(Q8Rows),
     /// A bf16 row a token.
     Bf16(Bf16Rows),
+    /// A row of f16 terms a token.
+    F16(F16Rows),
     /// An i32 a token, that many bytes apart, each in `0..below`.
     Ids {
         /// Bytes from one to the next.
@@ -74,6 +76,7 @@ impl Data {
             Data::Rows { width, stride } => tokens.saturating_sub(1) * stride + width.next_multiple_of(ROWS) * 4,
             Data::Q8(rows) => tokens * rows.bytes(),
             Data::Bf16(rows) => tokens * rows.bytes(),
+            Data::F16(rows) => tokens * rows.bytes(),
             Data::Ids { stride, .. } => tokens.saturating_sub(1) * stride + 4,
             Data::Cache { heads, head_dim } => heads * capacity * head_dim * 2,
             Data::Angles { pairs } => tokens * pairs * 8,
@@ -244,8 +247,11 @@ pub(super) fn gemm(g: &Gemm) -> Operands {
 }
 
 pub(super) fn product(p: &Product) -> Operands {
-    let Input::Rows { stride, norm, .. } = p.x;
-    let mut read = vec![rows(p.cols, stride)];
+    let (x, norm) = match p.x {
+        Input::Rows { stride, norm, .. } => (rows(p.cols, stride), norm),
+        Input::Rounded(from) => (Data::F16(from), None),
+    };
+    let mut read = vec![x];
     read.extend(p.weights.iter().map(|l| weights(&Layout::Fragments(l.clone()), p.rows, p.cols)));
     read.extend(norm.map(|_| Data::Vector(p.cols)));
     if let Finish::Sum { bias, residual } = p.finish {

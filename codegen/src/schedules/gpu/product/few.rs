@@ -134,7 +134,7 @@ pub(super) fn build(p: &Product, name: &str, params: &Params) -> Kernel {
                 let next_panel = b.select(over, further, panel);
                 let next = b.select(over, zero, next);
                 let ahead = load(b, next_panel, next);
-                let mut sums = sums.to_vec();
+                let mut sums: Vec<Vec<Value>> = sums.iter().map(|&s| vec![s]).collect();
                 let row = b.sub(round, start);
                 let row = b.index(mine, row, (shape.split * shape.ahead * UNIT_K * 2) as i64);
                 let mut raw = raw.iter().copied();
@@ -142,18 +142,18 @@ pub(super) fn build(p: &Product, name: &str, params: &Params) -> Kernel {
                     for a in 0..shape.ahead {
                         let raw: Vec<Value> = raw.by_ref().take(reader.loads()).collect();
                         let unit = (a * shape.split * UNIT_K * 2) as i64;
-                        let mut x = |b: &mut KernelBuilder, j: usize| {
+                        let mut x = |b: &mut KernelBuilder, j: usize, _: usize| {
                             let term = |t: u64| {
                                 let at = unit + (t * tokens_max * shape.row()) as i64 + j as i64 / 2 * 16;
                                 let two = b.load(Type::F16.x(8), row, at);
                                 if j % 2 == 0 { b.low(two) } else { b.high(two) }
                             };
-                            vec![(0..shape.terms).map(term).collect()]
+                            (0..shape.terms).map(term).collect()
                         };
-                        reader.multiply(b, &raw, &mut x, std::slice::from_mut(sum));
+                        reader.multiply(b, &[&raw], &mut x, std::slice::from_mut(sum));
                     }
                 }
-                ahead.into_iter().chain(sums).collect()
+                ahead.into_iter().chain(sums.concat()).collect()
             })
         });
         let (raw, sums) = carried.split_at(raw.len());

@@ -12,8 +12,10 @@
 
 mod few;
 mod finish;
+mod many;
 mod weights;
 
+use super::round::F16Rows;
 use crate::pack::{Fragments, ROWS, UNIT_K};
 use crate::schedules::{Axis, Finish, Operands, Params, Schedule, Space, operands};
 use tilewright_ir::kernel::Kernel;
@@ -33,6 +35,8 @@ pub enum Input {
         /// 1 for f16, 2 for the sum of two.
         terms: u64,
     },
+    /// Rows that are rounded already.
+    Rounded(F16Rows),
 }
 
 /// `y = x W^T`, or `fn(x G^T) * (x U^T)`. Arguments: x, each weight, [gamma], [bias], [residual], out; scalars: tokens.
@@ -92,6 +96,19 @@ impl Schedule for Product {
     }
 
     fn space(&self) -> Space {
+        if matches!(self.x, Input::Rounded(_)) {
+            let most = u64::from(self.max_tokens).next_multiple_of(8);
+            let fits = |&n: &i64| n as u64 <= most.next_power_of_two();
+            // With gate and up there are twice as many sums.
+            let high = if self.weights.len() == 1 { vec![2, 1] } else { vec![1, 2] };
+            return vec![
+                Axis { name: "warps", values: vec![4, 8] },
+                Axis { name: "high", values: high },
+                Axis { name: "tokens", values: [64, 32, 128, 16, 8].into_iter().filter(fits).collect() },
+                Axis { name: "stages", values: vec![3, 2, 4] },
+                Axis { name: "resident", values: vec![1, 2] },
+            ];
+        }
         let (split, ahead) = self.shares();
         // Panels of a block: more of them where there are many, so that activations are rounded by no more than about 500.
         let panels = (self.panels() / 512).next_power_of_two().min(16) as i64;
@@ -105,11 +122,17 @@ impl Schedule for Product {
     }
 
     fn chunks(&self, p: &Params) -> u32 {
-        few::chunks(self, p)
+        match self.x {
+            Input::Rows { .. } => few::chunks(self, p),
+            Input::Rounded(_) => many::chunks(self, p),
+        }
     }
 
     fn build(&self, name: &str, p: &Params) -> Kernel {
-        few::build(self, name, p)
+        match self.x {
+            Input::Rows { .. } => few::build(self, name, p),
+            Input::Rounded(_) => many::build(self, name, p),
+        }
     }
 
     fn operands(&self) -> Operands {

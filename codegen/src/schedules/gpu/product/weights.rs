@@ -138,25 +138,31 @@ impl<'a> Weights<'a> {
         }
     }
 
-    /// Adds the products of a unit to the sums of each block of 8 tokens. `x(j)` has, for each of those, the terms of the
-    /// activations of tile `j` as `f16x4`, the largest first.
+    /// Adds the products of a unit to `sums[panel][n]`, n counting blocks of 8 tokens; `raw` is the unit of each panel.
+    /// `x(j, n)` is the terms of the activations of tile `j` as `f16x4`, the largest first.
     pub(in crate::schedules::gpu) fn multiply(
         &self,
         b: &mut KernelBuilder,
-        raw: &[Value],
-        x: &mut dyn FnMut(&mut KernelBuilder, usize) -> Vec<Vec<Value>>,
-        sums: &mut [Value],
+        raw: &[&[Value]],
+        x: &mut dyn FnMut(&mut KernelBuilder, usize, usize) -> Vec<Value>,
+        sums: &mut [Vec<Value>],
     ) {
+        let tokens = sums[0].len();
         let q = match self.layout {
             Fragments::Float { terms, .. } => {
                 for j in 0..4 {
-                    let x = x(b, j);
-                    for term in 0..*terms as usize {
-                        let a = b.bitcast(raw[term * 4 + j], Type::F16.x(8));
-                        for (sum, x) in sums.iter_mut().zip(&x) {
-                            // The product of two small terms is below what the sum of both can hold.
-                            for &x in x.iter().take(if term == 0 { x.len() } else { 1 }) {
-                                *sum = b.mma(*sum, a, x);
+                    let of = |b: &mut KernelBuilder, raw: &[Value]| -> Vec<Value> {
+                        (0..*terms as usize).map(|t| b.bitcast(raw[t * 4 + j], Type::F16.x(8))).collect()
+                    };
+                    let panels: Vec<Vec<Value>> = raw.iter().map(|raw| of(b, raw)).collect();
+                    for n in 0..tokens {
+                        let x = x(b, j, n);
+                        for (sums, terms) in sums.iter_mut().zip(&panels) {
+                            for (t, &a) in terms.iter().enumerate() {
+                                // The product of two small terms is below what the sum of both can hold.
+                                for &x in x.iter().take(if t == 0 { x.len() } else { 1 }) {
+                                    sums[n] = b.mma(sums[n], a, x);
+                                }
                             }
                         }
                     }
@@ -165,30 +171,34 @@ impl<'a> Weights<'a> {
             }
             Fragments::Quant(q) => q,
         };
-        let codes = Codes::new(b, q, raw);
-        let (scales, mins) = (codes.level(b, 0), q.has_min.then(|| codes.level(b, 1)));
+        let codes: Vec<Codes<'_>> = raw.iter().map(|raw| Codes::new(b, q, raw)).collect();
+        let levels = |b: &mut KernelBuilder, kind: usize| -> Vec<Vec<Value>> {
+            codes.iter().map(|c| c.level(b, kind)).collect()
+        };
+        let (scales, mins) = (levels(b, 0), q.has_min.then(|| levels(b, 1)));
         let one = b.int(Type::I32.x(4), 0x3c00_3c00);
         let ones = b.bitcast(one, Type::F16.x(8));
+        let zero = b.f32(4, 0.0);
         let tiles = (q.group / 16) as usize;
-        for (group, &scale) in scales.iter().enumerate() {
-            let zero = b.f32(4, 0.0);
-            let mut products = vec![zero; sums.len()];
-            let mut totals = vec![zero; sums.len()];
-            for j in group * tiles..(group + 1) * tiles {
-                let a = codes.fragment(b, j);
-                for (n, terms) in x(b, j).iter().enumerate() {
-                    for &x in terms {
-                        products[n] = b.mma(products[n], a, x);
-                        if mins.is_some() {
-                            totals[n] = b.mma(totals[n], ones, x);
-                        }
+        for group in 0..(UNIT_K / q.group) as usize {
+            let group_tiles = group * tiles..(group + 1) * tiles;
+            let fragment = |b: &mut KernelBuilder, c: &Codes<'_>| -> Vec<Value> {
+                group_tiles.clone().map(|j| c.fragment(b, j)).collect()
+            };
+            let fragments: Vec<Vec<Value>> = codes.iter().map(|c| fragment(b, c)).collect();
+            for n in 0..tokens {
+                let x: Vec<Vec<Value>> = group_tiles.clone().map(|j| x(b, j, n)).collect();
+                let product = |b: &mut KernelBuilder, a: &dyn Fn(usize) -> Value| {
+                    let terms = x.iter().enumerate().flat_map(|(j, terms)| terms.iter().map(move |&x| (j, x)));
+                    terms.fold(zero, |sum, (j, x)| b.mma(sum, a(j), x))
+                };
+                let total = mins.as_ref().map(|_| product(b, &|_| ones));
+                for (p, sums) in sums.iter_mut().enumerate() {
+                    let v = product(b, &|j| fragments[p][j]);
+                    sums[n] = b.fma(scales[p][group], v, sums[n]);
+                    if let (Some(mins), Some(total)) = (&mins, total) {
+                        sums[n] = b.fma(mins[p][group], total, sums[n]);
                     }
-                }
-            }
-            for (n, sum) in sums.iter_mut().enumerate() {
-                *sum = b.fma(scale, products[n], *sum);
-                if let Some(mins) = &mins {
-                    *sum = b.fma(mins[group], totals[n], *sum);
                 }
             }
         }

@@ -1,0 +1,231 @@
+//! Products of many tokens, whose activations are rounded already ([`F16Rows`]).
+//!
+//! A block computes `warps * high` panels for `tokens` tokens. Its warps share the activations, which arrive in shared memory
+//! unit by unit, `stages - 1` of them ahead of the products; each has panels of its own, which it decodes in registers, once for
+//! all its tokens, from loads a unit ahead. Blocks of the same panels are neighbours, so that one fetches the weights and the
+//! others find them in the cache.
+
+use super::super::round::F16Rows;
+use super::finish::Epilogue;
+use super::weights::{Place, Weights, div_rem};
+use super::{Input, Product};
+use crate::pack::UNIT_K;
+use crate::schedules::Params;
+use tilewright_ir::kernel::{Kernel, KernelBuilder, Pred, Type, Value};
+
+/// Bytes of a token's part of a unit.
+const PIECE: u64 = UNIT_K * 2;
+/// Bytes from one token to the next in shared memory: 8 lanes that read 8 bytes each fall on different banks.
+const ROW: u64 = PIECE + 32;
+
+struct Shape {
+    warps: u64,
+    /// Panels of a warp.
+    high: u64,
+    /// Blocks of 8 tokens.
+    wide: u64,
+    stages: u64,
+}
+
+impl Shape {
+    fn new(p: &Product, params: &Params) -> Shape {
+        let get = |name: &str| params[name] as u64;
+        let wide = (get("tokens") / 8).clamp(1, u64::from(p.max_tokens).div_ceil(8));
+        Shape { warps: get("warps"), high: get("high"), wide, stages: get("stages") }
+    }
+
+    fn tiles(&self, p: &Product) -> u64 {
+        u64::from(p.max_tokens).div_ceil(self.wide * 8)
+    }
+}
+
+pub(super) fn chunks(p: &Product, params: &Params) -> u32 {
+    let s = Shape::new(p, params);
+    (p.panels().div_ceil(s.warps * s.high) * s.tiles(p)) as u32
+}
+
+pub(super) fn build(p: &Product, name: &str, params: &Params) -> Kernel {
+    let Input::Rounded(from) = p.x else { unreachable!("checked by the caller") };
+    let s = Shape::new(p, params);
+    let mut b = KernelBuilder::of_blocks(name, s.warps as u32 * 32, params["resident"] as u32);
+    let x = b.ptr_param("x");
+    let weights: Vec<Value> = (0..p.weights.len()).map(|i| b.ptr_param(&format!("w{i}"))).collect();
+    let epilogue = Epilogue::params(&mut b, p);
+    let tokens = b.int_param("tokens");
+    let stage = b.shared((s.stages * s.wide * 8 * ROW) as i64 * i64::from(from.terms));
+    let at = Place::new(&mut b);
+    let readers: Vec<Weights<'_>> = p.weights.iter().map(|l| Weights::new(&mut b, l, p.cols, at.lane)).collect();
+    let block = b.chunk_id();
+    let (group, tile) = div_rem(&mut b, block, s.tiles(p));
+    let first = b.mul_imm(group, s.warps as i64);
+    let first = b.add(first, at.warp);
+    let first = b.mul_imm(first, s.high as i64);
+    b.wait_prior();
+    b.launch_next();
+    let token = b.mul_imm(tile, s.wide as i64 * 8);
+    let any = b.cmp(Pred::Slt, token, tokens);
+    b.when(any, |b| {
+        Tile { p, s: &s, from, at, x, weights: &weights, readers: &readers, tokens, token, first, stage }
+            .run(b, &epilogue);
+    });
+    b.finish()
+}
+
+/// One block of the result.
+struct Tile<'a> {
+    p: &'a Product,
+    s: &'a Shape,
+    from: F16Rows,
+    at: Place,
+    x: Value,
+    weights: &'a [Value],
+    readers: &'a [Weights<'a>],
+    tokens: Value,
+    /// First token.
+    token: Value,
+    /// First panel of this warp.
+    first: Value,
+    stage: Value,
+}
+
+impl Tile<'_> {
+    fn stage_bytes(&self) -> u64 {
+        self.s.wide * 8 * ROW * u64::from(self.from.terms)
+    }
+
+    /// Begins to copy unit `unit` of the activations to stage `slot`; nothing if there is no such unit.
+    fn fetch(&self, b: &mut KernelBuilder, unit: Value, slot: Value) {
+        let pieces = PIECE / 16;
+        let all = self.s.wide * 8 * pieces * u64::from(self.from.terms);
+        let units = b.i64(self.p.units() as i64);
+        let inside = b.cmp(Pred::Slt, unit, units);
+        b.when(inside, |b| {
+            let to = b.index(self.stage, slot, self.stage_bytes() as i64);
+            let from = b.index(self.x, unit, PIECE as i64);
+            let end = b.i64(all as i64);
+            let last = b.add_imm(self.tokens, -1);
+            b.for_(self.at.thread, end, self.s.warps as i64 * 32, &[], |b, i, _| {
+                let (row, piece) = div_rem(b, i, pieces);
+                let (term, n) = div_rem(b, row, self.s.wide * 8);
+                // Beyond the tokens the last one stands in: nobody reads those sums.
+                let token = b.add(self.token, n);
+                let token = b.smin(token, last);
+                let from = b.index(from, token, self.from.bytes() as i64);
+                let from = b.index(from, term, self.from.term(1) as i64);
+                let from = b.index(from, piece, 16);
+                let to = b.index(to, row, ROW as i64);
+                let to = b.index(to, piece, 16);
+                b.copy_async(to, from, 16);
+                vec![]
+            });
+        });
+        b.copy_commit();
+    }
+
+    /// This lane's part of unit `unit` of all weights and panels.
+    fn load(&self, b: &mut KernelBuilder, unit: Value) -> Vec<Value> {
+        let (last_panel, last_unit) = (b.i64(self.p.panels() as i64 - 1), b.i64(self.p.units() as i64 - 1));
+        let unit = b.smin(unit, last_unit);
+        let mut raw = vec![];
+        for (reader, &w) in self.readers.iter().zip(self.weights) {
+            for high in 0..self.s.high {
+                let panel = b.add_imm(self.first, high as i64);
+                let panel = b.smin(panel, last_panel);
+                let panel = reader.panel(b, w, panel);
+                raw.extend(reader.load(b, panel, unit));
+            }
+        }
+        raw
+    }
+
+    fn run(&self, b: &mut KernelBuilder, epilogue: &Epilogue) {
+        let s = self.s;
+        let (zero, none) = (b.i64(0), b.f32(4, 0.0));
+        for slot in 0..s.stages - 1 {
+            let slot = b.i64(slot as i64);
+            self.fetch(b, slot, slot);
+        }
+        let raw = self.load(b, zero);
+        let kinds = self.weights.len();
+        let (high, wide) = (s.high as usize, s.wide as usize);
+        // The slot that is read, what is loaded, and the sums [weight][panel][n].
+        let carried: Vec<Value> = [zero].into_iter().chain(raw.iter().copied()).collect();
+        let carried = [carried, vec![none; kinds * high * wide]].concat();
+        let units = b.i64(self.p.units() as i64);
+        let lane = b.index(self.stage, self.at.g, ROW as i64);
+        let lane = b.index(lane, self.at.c, 8);
+        let result = b.for_(zero, units, 1, &carried, |b, unit, carried| {
+            let (slot, rest) = (carried[0], &carried[1..]);
+            let (now, sums) = rest.split_at(raw.len());
+            b.copy_wait(s.stages as i64 - 2);
+            // All have what they wait for, and have read the slot that is filled next.
+            b.barrier();
+            let count = b.i64(s.stages as i64);
+            let around = |b: &mut KernelBuilder, slot: Value, by: i64| {
+                let next = b.add_imm(slot, by);
+                let over = b.cmp(Pred::Sge, next, count);
+                let wrapped = b.sub(next, count);
+                b.select(over, wrapped, next)
+            };
+            let (next, fill) = (around(b, slot, 1), around(b, slot, s.stages as i64 - 1));
+            let coming = b.add_imm(unit, s.stages as i64 - 1);
+            self.fetch(b, coming, fill);
+            let following = b.add_imm(unit, 1);
+            let ahead = self.load(b, following);
+            let x = b.index(lane, slot, self.stage_bytes() as i64);
+            let mut x = |b: &mut KernelBuilder, j: usize, n: usize| {
+                let at = |term: u64| ((term * s.wide + n as u64) * 8 * ROW) as i64 + j as i64 * 32;
+                (0..u64::from(self.from.terms)).map(|t| b.load(Type::F16.x(4), x, at(t))).collect::<Vec<_>>()
+            };
+            let mut sums: Vec<Vec<Value>> = sums.chunks(wide).map(<[Value]>::to_vec).collect();
+            let mut now = now;
+            for (kind, reader) in self.readers.iter().enumerate() {
+                let (mine, others) = now.split_at(reader.loads() * high);
+                now = others;
+                let panels: Vec<&[Value]> = mine.chunks(reader.loads()).collect();
+                reader.multiply(b, &panels, &mut x, &mut sums[kind * high..(kind + 1) * high]);
+            }
+            [vec![next], ahead, sums.concat()].concat()
+        });
+        let sums = &result[1 + raw.len()..];
+        self.finish(b, epilogue, sums);
+    }
+
+    fn finish(&self, b: &mut KernelBuilder, epilogue: &Epilogue, sums: &[Value]) {
+        let (high, wide) = (self.s.high as usize, self.s.wide as usize);
+        let panels = b.i64(self.p.panels() as i64);
+        for n in 0..wide {
+            for column in 0..2 {
+                let token = b.mul_imm(self.at.c, 2);
+                let token = b.add_imm(token, n as i64 * 8 + column);
+                let token = b.add(self.token, token);
+                let live = b.cmp(Pred::Slt, token, self.tokens);
+                b.when(live, |b| {
+                    let scale = b.index(self.x, token, self.from.bytes() as i64);
+                    let scale = b.load(Type::F32, scale, self.from.scale() as i64);
+                    for h in 0..high {
+                        let panel = b.add_imm(self.first, h as i64);
+                        let real = b.cmp(Pred::Slt, panel, panels);
+                        b.when(real, |b| {
+                            for half in 0..2 {
+                                let row = b.add_imm(self.at.g, half * 8);
+                                let of = |b: &mut KernelBuilder, kind: usize| {
+                                    let v = b.extract(sums[(kind * high + h) * wide + n], half * 2 + column);
+                                    let v = b.mul(v, scale);
+                                    let reader = &self.readers[kind];
+                                    let start = reader.panel(b, self.weights[kind], panel);
+                                    match reader.row_scale(b, start, row) {
+                                        Some(scale) => b.mul(v, scale),
+                                        None => v,
+                                    }
+                                };
+                                let sums: Vec<Value> = (0..self.weights.len()).map(|kind| of(b, kind)).collect();
+                                epilogue.finish(b, panel, row, token, &sums);
+                            }
+                        });
+                    }
+                });
+            }
+        }
+    }
+}
