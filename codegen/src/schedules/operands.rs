@@ -9,7 +9,7 @@
 //! assert!(o.pointers[1].written && o.pointers[1].data.bytes(2, 0) == 2 * (64 + 32 + 24));
 //! ```
 
-use super::gpu::{F16Rows, Input, Product};
+use super::gpu::{self, F16Rows, Input, Product};
 use super::quantize::BLOCK;
 use super::{
     Activations, Attention, AttentionCombine, Bf16Rows, Embed, Finish, Gemm, Glu, HeadPrep, KvWrite, Matmul, Q8Rows,
@@ -300,10 +300,18 @@ pub(super) fn quantize(q: &Quantize) -> Operands {
 }
 
 pub(super) fn embed(e: &Embed) -> Operands {
+    table(&e.layout, e.cols, e.out_stride, e.max_tokens)
+}
+
+pub(super) fn gpu_embed(e: &gpu::Embed) -> Operands {
+    table(&Layout::Fragments(e.layout.clone()), e.cols, e.out_stride, e.max_tokens)
+}
+
+fn table(layout: &Layout, cols: u64, out_stride: u64, max_tokens: u32) -> Operands {
     // The kernel does not know how long its table is; a part of it is as good.
     let below = 64;
-    let read = [Data::Ids { stride: 4, below }, weights(&e.layout, below, e.cols)];
-    Operands { macs: 0, ..Operands::new(e.max_tokens, read, rows(e.cols, e.out_stride)) }
+    let read = [Data::Ids { stride: 4, below }, weights(layout, below, cols)];
+    Operands { macs: 0, ..Operands::new(max_tokens, read, rows(cols, out_stride)) }
 }
 
 pub(super) fn rowwise(r: &Rowwise) -> Operands {

@@ -15,6 +15,8 @@ mod finish;
 mod many;
 mod weights;
 
+pub(super) use weights::{Place, Weights, div_rem};
+
 use super::round::F16Rows;
 use crate::pack::{Fragments, ROWS, UNIT_K};
 use crate::schedules::{Axis, Finish, Operands, Params, Schedule, Space, operands};
