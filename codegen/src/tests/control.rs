@@ -5,7 +5,7 @@ use tilewright_ir::kernel::{KernelBuilder, Pred, Scalar, Type, Value};
 use super::{Random, agree};
 
 #[test]
-fn loops_carry_values() {
+pub(crate) fn loops_carry_values() {
     for (lo, hi, step) in [(0, 7, 1), (0, 8, 2), (3, 3, 1), (5, 2, 1), (-4, 5, 3)] {
         let mut random = Random::new();
         let mut b = KernelBuilder::new("loop_");
@@ -34,7 +34,7 @@ fn loops_carry_values() {
 
 /// Masks of different widths meet at the ends of loops and branches.
 #[test]
-fn masks_cross_blocks() {
+pub(crate) fn masks_cross_blocks() {
     for lanes in [1, 2, 8, 16] {
         let mut random = Random::new();
         let mut b = KernelBuilder::new("masks");
@@ -70,7 +70,7 @@ fn masks_cross_blocks() {
 }
 
 #[test]
-fn private_memory() {
+pub(crate) fn private_memory() {
     let mut random = Random::new();
     let mut b = KernelBuilder::new("local_");
     let (x, y) = (b.ptr_param("x"), b.ptr_param("y"));
@@ -133,7 +133,7 @@ fn convert(from: Type, to: Type, data: &[u8], seed: u64) {
 }
 
 #[test]
-fn every_half_widens() {
+pub(crate) fn every_half_widens() {
     let all: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_le_bytes).collect();
     convert(Type::F16, Type::F32, &all, 0);
     convert(Type::BF16, Type::F32, &all, 0);
@@ -141,7 +141,7 @@ fn every_half_widens() {
 
 /// The points between neighbours, and those next to them.
 #[test]
-fn rounding_to_half_is_exact() {
+pub(crate) fn rounding_to_half_is_exact() {
     let mut random = Random::new();
     for to in [Type::F16, Type::BF16] {
         let float = |h: u16| match to {

@@ -1,10 +1,11 @@
 //! Every back end against the interpreter, on every declared target that this machine can run.
 
-mod control;
-mod ops;
-mod random;
+pub(crate) mod control;
+pub(crate) mod ops;
+pub(crate) mod random;
 mod tiles;
 
+use std::cell::RefCell;
 use std::sync::LazyLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -14,12 +15,12 @@ use crate::backend::{self, Backend};
 use crate::jit::Jit;
 use crate::target::Target;
 
-pub(super) const INTS: [Type; 4] = [Type::I8, Type::I16, Type::I32, Type::I64];
-pub(super) const FLOATS: [Type; 2] = [Type::F32, Type::F64];
-pub(super) const LANES: [u16; 7] = [1, 2, 4, 8, 16, 32, 64];
+pub(crate) const INTS: [Type; 4] = [Type::I8, Type::I16, Type::I32, Type::I64];
+pub(crate) const FLOATS: [Type; 2] = [Type::F32, Type::F64];
+pub(crate) const LANES: [u16; 7] = [1, 2, 4, 8, 16, 32, 64];
 
 /// Targets this machine can run; the others are named once.
-pub(super) fn targets() -> &'static [Target] {
+pub(crate) fn targets() -> &'static [Target] {
     static RUN: LazyLock<Vec<Target>> = LazyLock::new(|| {
         let (run, skip): (Vec<Target>, Vec<Target>) =
             Target::all().iter().cloned().partition(|t| t.features_missing_on_host().is_empty());
@@ -32,19 +33,19 @@ pub(super) fn targets() -> &'static [Target] {
 }
 
 /// Numbers from a seed; a fresh one unless `TILEWRIGHT_SEED` is set.
-pub(super) struct Random {
-    pub(super) seed: u64,
+pub(crate) struct Random {
+    pub(crate) seed: u64,
     state: u64,
 }
 
 impl Random {
-    pub(super) fn new() -> Random {
+    pub(crate) fn new() -> Random {
         let fresh = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |d| d.as_nanos() as u64);
         let seed = std::env::var("TILEWRIGHT_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(fresh);
         Random { seed, state: seed }
     }
 
-    pub(super) fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let a = (self.state ^ self.state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let b = (a ^ a >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -52,7 +53,7 @@ impl Random {
     }
 
     /// `n` elements: any bits, and often the values at which things go wrong.
-    pub(super) fn fill(&mut self, s: Scalar, n: usize) -> Vec<u8> {
+    pub(crate) fn fill(&mut self, s: Scalar, n: usize) -> Vec<u8> {
         let special =
             [0.0, -0.0, 0.5, -0.5, 1.5, 2.5, -1.0, 1e-7, 6e-5, 65504.0, 65520.0, 3e9, -3e9, 1e38, -2147483648.0_f64];
         let mut out = vec![];
@@ -81,7 +82,7 @@ impl Random {
 }
 
 /// Equal bits, or both not a number.
-fn same(s: Scalar, a: &[u8], b: &[u8]) -> bool {
+pub(crate) fn same(s: Scalar, a: &[u8], b: &[u8]) -> bool {
     let nan = |x: &[u8]| match (s, x) {
         (Scalar::F32, &[a, b, c, d]) => f32::from_le_bytes([a, b, c, d]).is_nan(),
         (Scalar::F64, x) => x.try_into().is_ok_and(|x| f64::from_le_bytes(x).is_nan()),
@@ -92,9 +93,39 @@ fn same(s: Scalar, a: &[u8], b: &[u8]) -> bool {
     a == b || nan(a) && nan(b)
 }
 
+/// A kernel and what it is run on, for back ends whose code does not run here.
+#[derive(Clone)]
+pub(crate) struct Case {
+    pub(crate) kernel: Kernel,
+    pub(crate) buffers: Vec<Vec<u8>>,
+    pub(crate) scalars: Vec<i64>,
+    pub(crate) chunks: i64,
+    /// Elements of the last buffer.
+    pub(crate) result: Scalar,
+    pub(crate) seed: u64,
+}
+
+thread_local! {
+    static COLLECTED: RefCell<Option<Vec<Case>>> = const { RefCell::new(None) };
+}
+
+/// What `tests` would have run.
+pub(crate) fn collect(tests: impl FnOnce()) -> Vec<Case> {
+    COLLECTED.set(Some(vec![]));
+    tests();
+    COLLECTED.take().unwrap_or_default()
+}
+
 /// Runs `kernel` by the interpreter and on each target, for `chunks` chunks. The last buffer is the output and has
 /// elements `s`.
-pub(super) fn agree(kernel: &Kernel, buffers: &[Vec<u8>], scalars: &[i64], chunks: i64, s: Scalar, seed: u64) {
+pub(crate) fn agree(kernel: &Kernel, buffers: &[Vec<u8>], scalars: &[i64], chunks: i64, s: Scalar, seed: u64) {
+    let collected = COLLECTED.with_borrow_mut(|cases| {
+        let (kernel, buffers, scalars) = (kernel.clone(), buffers.to_vec(), scalars.to_vec());
+        cases.as_mut().map(|cases| cases.push(Case { kernel, buffers, scalars, chunks, result: s, seed }))
+    });
+    if collected.is_some() {
+        return;
+    }
     let mut wanted = buffers.to_vec();
     for chunk in 0..chunks {
         let run = interp::run(kernel, &mut wanted, scalars, chunk);

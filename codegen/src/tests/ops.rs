@@ -49,7 +49,7 @@ fn masks(b: &mut KernelBuilder, v: Value) -> Value {
 }
 
 #[test]
-fn arithmetic() {
+pub(crate) fn arithmetic() {
     use Opcode::*;
     for code in [Add, Sub, Mul] {
         each(&numbers(), |t| op(&[t, t], |b, a| b.op(code, a.to_vec(), Imm::None, None)));
@@ -78,7 +78,7 @@ fn arithmetic() {
 }
 
 #[test]
-fn shifts() {
+pub(crate) fn shifts() {
     for code in [Opcode::Shl, Opcode::ShrU, Opcode::ShrS] {
         each(&INTS, |t| {
             let width = 8 * i64::from(t.scalar.bytes());
@@ -98,7 +98,7 @@ fn shifts() {
 }
 
 #[test]
-fn comparison_and_selection() {
+pub(crate) fn comparison_and_selection() {
     for (pred, _) in Pred::TABLE {
         each(&INTS, |t| op(&[t, t], |b, a| b.cmp(pred, a[0], a[1])));
         if !matches!(pred, Pred::Ult | Pred::Uge) {
@@ -142,7 +142,7 @@ fn comparison_and_selection() {
 }
 
 #[test]
-fn conversions() {
+pub(crate) fn conversions() {
     for (i, from) in INTS.into_iter().enumerate() {
         for to in &INTS[i + 1..] {
             each(&[from], |t| {
@@ -177,7 +177,7 @@ fn conversions() {
 }
 
 #[test]
-fn lanes() {
+pub(crate) fn lanes() {
     let mut all = numbers();
     all.extend([Type::F16, Type::BF16]);
     each(&all, |t| {
@@ -252,7 +252,7 @@ fn lanes() {
 
 /// Sums of the largest products, of codes of each width: nothing saturates on the way to 32 bits.
 #[test]
-fn chains_of_dot_products() {
+pub(crate) fn chains_of_dot_products() {
     for lanes in [1, 4, 8, 32] {
         for bits in 1..=8 {
             for code in [Opcode::Dot4, Opcode::Dot4U7].into_iter().filter(|&c| bits < 8 || c == Opcode::Dot4) {
@@ -284,7 +284,7 @@ fn chains_of_dot_products() {
 
 /// Against the instruction where the machine has it: any bits, and numbers whose products are about to be denormal.
 #[test]
-fn dot_of_bf16_pairs() {
+pub(crate) fn dot_of_bf16_pairs() {
     let run = |lanes: u16, tiny: bool| {
         let (acc, pairs) = (Type::F32.x(lanes), Type::BF16.x(2 * lanes));
         op(&[acc, pairs, pairs], |b, a| {
@@ -318,7 +318,7 @@ fn dot_of_bf16_pairs() {
 }
 
 #[test]
-fn functions() {
+pub(crate) fn functions() {
     each(&[Type::F32], |t| {
         op(&[t], |b, a| b.exp(a[0]));
         op(&[t], |b, a| b.tanh(a[0]));

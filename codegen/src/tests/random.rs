@@ -50,6 +50,8 @@ struct Generator<'r> {
     lanes: u16,
     /// Ops that not every target has are allowed.
     rare: bool,
+    /// Places in memory are as GPUs want them.
+    aligned: bool,
     depth: usize,
     /// Ops still to come.
     budget: usize,
@@ -130,7 +132,7 @@ impl Generator<'_> {
         let room = (p.size - p.far - bytes) as usize;
         // Few places, so that loads and stores meet.
         let at = if self.chance(70) { self.below(room.min(256) + 1) & !15 } else { self.below(room + 1) };
-        (p.pointer, at as i64)
+        (p.pointer, (at - if self.aligned { at % bytes.min(16) as usize } else { 0 }) as i64)
     }
 
     fn load(&mut self, b: &mut KernelBuilder, ty: Type) -> Value {
@@ -411,7 +413,7 @@ impl Generator<'_> {
     fn offset(&mut self, b: &mut KernelBuilder) {
         let i = self.below(self.places.len());
         let from = self.places[i];
-        let stride = self.any(&[1, 4, 16, 24, 64]);
+        let stride = self.any(if self.aligned { &[16, 32, 48, 64] } else { &[1, 4, 16, 24, 64] });
         let room = (from.size - from.far - i64::from(LONGEST)).max(0) / stride;
         let most = self.any(&[0, 1, 3, 7]);
         if most > room {
@@ -462,7 +464,7 @@ impl Generator<'_> {
         let mut init: Vec<Value> = types.iter().map(|&ty| self.take(b, ty)).collect();
         // A pointer that goes on with each round.
         let from = self.below(self.places.len());
-        let (from, by) = (self.places[from], self.any(&[0, 4, 64]));
+        let (from, by) = (self.places[from], self.any(&[0, if self.aligned { 16 } else { 4 }, 64]));
         let moved = Place { far: from.far + ROUNDS * by, ..from };
         let carries = self.chance(40) && moved.far + i64::from(LONGEST) <= moved.size;
         if carries {
@@ -514,14 +516,14 @@ impl IntoType for Scalar {
 }
 
 /// A kernel of about `size` ops. Its buffers: one to read, one to read and write, the results.
-fn kernel(random: &mut Random, size: usize, rare: bool) -> Kernel {
+fn kernel(random: &mut Random, size: usize, rare: bool, aligned: bool) -> Kernel {
     let mut b = KernelBuilder::new("random");
     let pointers = ["x", "y", "z"].map(|name| b.ptr_param(name));
     let n = b.int_param("n");
     let chunk = b.chunk_id();
     let [x, y, z] = [0, 1, 2].map(|i| b.index(pointers[i], chunk, if i == 2 { RESULTS } else { REGION }));
     let lanes = 1 << ((random.next() >> 20) % 6);
-    let mut g = Generator { random, values: vec![n, chunk], places: vec![], lanes, rare, depth: 0, budget: size };
+    let mut g = Generator { random, values: vec![n, chunk], places: vec![], lanes, rare, aligned, depth: 0, budget: size };
     for (pointer, writable) in [(x, false), (y, true)] {
         g.places.push(Place { pointer, far: 0, size: REGION, writable });
     }
@@ -548,10 +550,11 @@ fn kernel(random: &mut Random, size: usize, rare: bool) -> Kernel {
     for v in std::mem::take(&mut g.values) {
         if g.chance(60) {
             let v = g.seen(&mut b, v);
-            let next = at + i64::from(b.ty(v).bytes());
-            if next <= RESULTS {
-                b.store(v, z, at);
-                at = next;
+            let bytes = i64::from(b.ty(v).bytes());
+            let place = if aligned { (at + bytes.min(16) - 1) & -bytes.min(16) } else { at };
+            if place + bytes <= RESULTS {
+                b.store(v, z, place);
+                at = place + bytes;
             }
         }
     }
@@ -576,13 +579,18 @@ fn is_special(name: &str) -> bool {
 
 #[test]
 fn random_kernels() {
+    random_kernels_of(KERNELS, false);
+}
+
+/// So many of them; every op is in some of them.
+pub(crate) fn random_kernels_of(number: usize, aligned: bool) {
     let mut random = Random::new();
     let blame = Blame(random.seed);
     let mut seen = FxHashSet::default();
-    for i in 0..KERNELS {
+    for i in 0..number {
         let rare = i % 8 == 7;
         // From small to large: what fails first is short.
-        let kernel = kernel(&mut random, 4 + i / 2, rare);
+        let kernel = kernel(&mut random, 4 + i / 2, rare, aligned);
         assert_eq!(verify(&kernel), Ok(()), "{kernel}");
         seen.extend(kernel.to_string().split([' ', '\n']).map(str::to_string));
         if !rare {
