@@ -2,6 +2,7 @@
 
 pub mod backend;
 pub mod cranelift;
+pub mod emulated;
 pub mod jit;
 pub mod lower;
 pub mod pack;

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use crate::cuda::GpuError;
+
 /// Why an artifact cannot be written, opened or loaded.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -75,6 +77,15 @@ pub enum RunError {
     /// The artifact is at fault.
     #[error(transparent)]
     Artifact(#[from] ArtifactError),
+    /// The GPU is missing or failed.
+    #[error(transparent)]
+    Gpu(#[from] GpuError),
+    /// The caller's fault: a GPU was given for an artifact that runs on a CPU.
+    #[error("the artifact was compiled for {target}, a CPU; compile the model again with a GPU as --target")]
+    NotForGpu {
+        /// Name of the artifact's target.
+        target: String,
+    },
     /// The machine is too small for the context asked for. Nothing was allocated.
     #[error("a context of {ctx} needs {} and {} is available; {}", mib(*.need), mib(*.available), remedy(*.largest))]
     OutOfMemory {
@@ -151,13 +162,15 @@ impl RunError {
     pub fn exit_code(&self) -> u8 {
         match self {
             RunError::Artifact(e) => e.exit_code(),
+            RunError::Gpu(e) => e.exit_code(),
+            RunError::NotForGpu { .. } => 4,
             RunError::OutOfMemory { .. } | RunError::Allocation { .. } => 5,
             _ => 1,
         }
     }
 }
 
-fn mib(bytes: u64) -> String {
+pub(crate) fn mib(bytes: u64) -> String {
     format!("{:.1} MiB", bytes as f64 / (1 << 20) as f64)
 }
 

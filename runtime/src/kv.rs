@@ -35,14 +35,18 @@ impl KvCache {
         // Small pages: huge ones made SmolLM2 on 2 threads no faster at 700 tokens (1.01, quartiles 0.97-1.04), but take
         // memory for all 4096 positions with the first token: 221 MB in place of 128, to be cleared before it is there.
         let block = Block::new("the KV cache", bytes, false)?;
-        let mut offsets = Vec::with_capacity(layers.len());
+        Ok(KvCache { block, offsets: Self::offsets(layers, ctx) })
+    }
+
+    /// Byte offsets of K and V of each layer. [`KvCache::bytes_for`] must have said that they fit into 64 bits.
+    pub(crate) fn offsets(layers: &[KvLayer], ctx: u32) -> Vec<(u64, u64)> {
         let mut at = 0;
-        for layer in layers {
+        let place = |layer| {
             let size = plane(layer, ctx).unwrap_or(0);
-            offsets.push((at, at + size));
             at += 2 * size;
-        }
-        Ok(KvCache { block, offsets })
+            (at - 2 * size, at - size)
+        };
+        layers.iter().map(place).collect()
     }
 
     /// Reserved bytes.

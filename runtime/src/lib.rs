@@ -1,6 +1,7 @@
 //! The thin runtime: loads an artifact and runs it. No compiler inside.
 
 pub mod artifact;
+pub mod cuda;
 pub mod error;
 pub mod kv;
 pub mod loader;

@@ -44,10 +44,22 @@ fn is_zero(n: &u64) -> bool {
     *n == 0
 }
 
+impl Plan {
+    /// Whether it is for a GPU.
+    pub fn is_gpu(&self) -> bool {
+        !self.launches.is_empty()
+    }
+
+    /// Bytes of the arena: programs run one after another and share it.
+    pub(crate) fn arena_bytes(&self) -> u64 {
+        self.programs.iter().map(|p| p.arena_bytes).max().unwrap_or(0)
+    }
+}
+
 /// How a GPU kernel is launched. The chunks of a [`Call`] are its blocks.
 ///
-/// Its parameters are 64-bit device addresses in the order of the kernel's parameters: of memory for a pointer, of an
-/// `i64` in device memory for a scalar, so that a captured step serves every token.
+/// Its parameters are 64-bit device addresses, first those of [`Call::args`], then those of [`Call::scalars`]: of memory for
+/// a pointer, of an `i64` in device memory for a scalar, so that a captured step serves every token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Launch {
@@ -81,7 +93,8 @@ pub struct ModelFacts {
     pub macs_per_token: u64,
 }
 
-/// The cache of one layer in f16: K `[kv_heads][capacity / 16][head_dim][16]`, V `[kv_heads][capacity][head_dim]`.
+/// The cache of one layer in f16: K `[kv_heads][capacity / 16][head_dim][16]`, V `[kv_heads][capacity][head_dim]`; on a GPU
+/// both as V.
 ///
 /// In K the same element of [`KEY_BLOCK`] positions makes a row, so that a lane of a vector is a position and scores need
 /// no sum over lanes. The capacity is a multiple of [`KEY_BLOCK`].
@@ -125,6 +138,14 @@ pub struct Program {
     /// history, position and rotary rows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<Call>,
+}
+
+impl Program {
+    /// Where in the arena the logits of token `t` are.
+    pub(crate) fn logits_at(&self, t: usize) -> u64 {
+        assert!(t < self.max_tokens as usize);
+        self.logits + t as u64 * self.logits_stride
+    }
 }
 
 /// One operation: the kernel is called for each chunk in `0..chunks`, in any order and on any worker.

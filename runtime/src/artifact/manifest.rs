@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{KERNELS, MANIFEST, PLAN, SEGMENT_BYTES, TOKENIZER, WEIGHTS};
+use super::code::KernelCode;
+use super::{MANIFEST, PLAN, SEGMENT_BYTES, TOKENIZER, WEIGHTS};
 use crate::error::ArtifactError;
 use crate::plan::SCHEMA;
 
@@ -67,10 +68,17 @@ pub struct SourceFile {
 pub struct TargetInfo {
     /// Name of the target description.
     pub name: String,
-    /// As [`std::env::consts::ARCH`]: `x86_64`, `aarch64`.
+    /// As [`std::env::consts::ARCH`]: `x86_64`, `aarch64`; `nvptx64` for an NVIDIA GPU.
     pub arch: String,
-    /// Features the kernels use, by the names of `is_x86_feature_detected`.
+    /// Features the kernels use, by the names of `is_x86_feature_detected`; for a GPU its kind, `sm_90a`.
     pub features: Vec<String>,
+}
+
+impl TargetInfo {
+    /// Whether it is a GPU. Such an artifact opens on any machine and runs on those with one.
+    pub fn is_gpu(&self) -> bool {
+        self.arch == "nvptx64"
+    }
 }
 
 /// Facts about the tokenizer.
@@ -154,7 +162,7 @@ impl Manifest {
                 )));
             }
         }
-        for name in [PLAN, KERNELS, WEIGHTS, TOKENIZER] {
+        for name in [PLAN, KernelCode::main_file(manifest.info.target.is_gpu()), WEIGHTS, TOKENIZER] {
             if !manifest.files.contains_key(name) {
                 return Err(bad(format!("{name} is not listed")));
             }

@@ -6,6 +6,8 @@
 //! | `plan.json` | [`crate::plan::Plan`] |
 //! | `kernels.o` | ELF relocatable object with the kernels, no imports |
 //! | `kernels.<name>.o` | optional: more of them, from other back ends |
+//! | `kernels.ptx` | for a GPU, in place of `kernels.o`: the text of the kernels |
+//! | `kernels.<arch>.cubin` | for a GPU, optional: the same as machine code for `sm_90a` and the like |
 //! | `weights.bin` | packed weights, mapped read-only, a whole number of pages |
 //! | `tokenizer.json` | Hugging Face tokenizer |
 //! | `chat_template.jinja` | optional |
@@ -21,6 +23,7 @@
 //!
 //! [`Plan::validate`]: crate::plan::Plan::validate
 
+mod code;
 mod cpu;
 mod hash;
 mod manifest;
@@ -29,6 +32,7 @@ mod validate;
 mod weights;
 mod writer;
 
+pub use code::GpuKernels;
 pub use cpu::missing_features;
 pub use hash::SEGMENT_BYTES;
 pub use manifest::{Choice, FileEntry, Manifest, ManifestInfo, ModelIdentity, SourceFile, TargetInfo, TokenizerFacts};
@@ -48,9 +52,16 @@ pub fn kernels_of(backend: &str) -> String {
     format!("kernels.{backend}.o")
 }
 
-/// Whether a file of an artifact is an object with kernels.
+/// Name of the text of kernels for a GPU.
+pub const KERNELS_PTX: &str = "kernels.ptx";
+/// Name of the machine code for a kind of GPU: `sm_90a`.
+pub fn cubin_of(arch: &str) -> String {
+    format!("kernels.{arch}.cubin")
+}
+
+/// Whether a file of an artifact holds kernels.
 pub fn is_kernels(name: &str) -> bool {
-    name == KERNELS || (name.starts_with("kernels.") && name.ends_with(".o"))
+    name.starts_with("kernels.") && [".o", ".ptx", ".cubin"].iter().any(|end| name.ends_with(end))
 }
 
 /// Name of the packed weights.

@@ -5,11 +5,11 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use super::code::{GpuKernels, KernelCode};
 use super::hash::{SEGMENT_BYTES, first_difference};
 use super::weights::{Copy, HugePages, Weights};
 use super::{
-    CHAT_TEMPLATE, FileEntry, GRAPH, KERNELS, MANIFEST, Manifest, PLAN, TOKENIZER, WEIGHTS, is_kernels,
-    missing_features,
+    CHAT_TEMPLATE, FileEntry, GRAPH, MANIFEST, Manifest, PLAN, TOKENIZER, WEIGHTS, missing_features,
 };
 use crate::error::ArtifactError;
 use crate::loader::Kernels;
@@ -43,7 +43,7 @@ pub struct Artifact {
     dir: PathBuf,
     manifest: Manifest,
     plan: Plan,
-    kernels: Kernels,
+    kernels: KernelCode,
     weights: Weights,
     files: BTreeMap<String, Vec<u8>>,
 }
@@ -70,17 +70,18 @@ impl Artifact {
             check_hashes(name, &bytes, entry, 1, |_, _| {})?;
             files.insert(name.clone(), bytes);
         }
-        let take = |files: &mut BTreeMap<_, _>, name: &str| {
-            files.remove(name).ok_or_else(|| ArtifactError::rejected(MANIFEST, format!("{name} is not listed")))
-        };
-        let mut kernels = Kernels::load(&take(&mut files, KERNELS)?)?;
-        let more: Vec<String> = files.keys().filter(|name| is_kernels(name)).cloned().collect();
-        for name in more {
-            kernels.join(Kernels::load(&take(&mut files, &name)?)?);
+        let gpu = manifest.info.target.is_gpu();
+        let kernels = KernelCode::take(KernelCode::main_file(gpu), &mut files)?;
+        let bad_plan = |what: String| ArtifactError::rejected(PLAN, what);
+        let plan = files.remove(PLAN).ok_or_else(|| ArtifactError::rejected(MANIFEST, "no plan"))?;
+        let plan: Plan = serde_json::from_slice(&plan).map_err(|e| bad_plan(e.to_string()))?;
+        plan.validate(|name| kernels.has(name)).map_err(|e| bad_plan(e.to_string()))?;
+        if plan.is_gpu() != gpu {
+            let kind = |gpu| if gpu { "a GPU" } else { "a CPU" };
+            return Err(bad_plan(format!("it is for {}, the artifact for {}", kind(!gpu), kind(gpu))));
         }
-        let plan: Plan = serde_json::from_slice(&take(&mut files, PLAN)?)
-            .map_err(|e| ArtifactError::rejected(PLAN, e.to_string()))?;
-        plan.validate(|name| kernels.get(name).is_some()).map_err(|e| ArtifactError::rejected(PLAN, e.to_string()))?;
+        // What goes to a GPU is read once.
+        let options = OpenOptions { huge_pages: if gpu { HugePages::Off } else { options.huge_pages }, ..options };
         let weights = open_weights(&dir, &manifest, plan.weights_bytes, options)?;
         Ok(Artifact { dir, manifest, plan, kernels, weights, files })
     }
@@ -100,9 +101,14 @@ impl Artifact {
         &self.plan
     }
 
-    /// The kernels.
-    pub fn kernels(&self) -> &Kernels {
-        &self.kernels
+    /// The kernels, if they are for a CPU.
+    pub fn kernels(&self) -> Option<&Kernels> {
+        if let KernelCode::Cpu(kernels) = &self.kernels { Some(kernels) } else { None }
+    }
+
+    /// The kernels, if they are for a GPU.
+    pub fn gpu_kernels(&self) -> Option<&GpuKernels> {
+        if let KernelCode::Gpu(kernels) = &self.kernels { Some(kernels) } else { None }
     }
 
     /// The packed weights.
@@ -138,6 +144,9 @@ impl Artifact {
 
 fn check_machine(manifest: &Manifest) -> Result<(), ArtifactError> {
     let target = &manifest.info.target;
+    if target.is_gpu() {
+        return Ok(());
+    }
     let mut missing = missing_features(target.features.iter().map(String::as_str));
     if target.arch != std::env::consts::ARCH {
         missing = vec![&target.arch];

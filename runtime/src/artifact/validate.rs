@@ -3,10 +3,12 @@
 //!
 //! - Programs: at least one, `max_tokens` rising from 1 to at most 65,536; the first has a head.
 //! - Kernels: every name is a symbol of the object; a call's index is inside the list.
-//! - Calls: 1 to [`MAX_CHUNKS`] chunks, at most 64 pointers and 64 scalars, at most 2^20 calls a program.
+//! - Launches (GPU): one for each kernel; 1 to 1024 threads.
+//! - Calls: 1 to [`MAX_CHUNKS`] chunks (on a GPU 2^24 blocks), at most 64 pointers and 64 scalars, at most 2^20 calls a program.
 //! - Arguments: offsets start inside the weights or the program's arena; K, V and rope indices exist.
 //! - Head: `head_start` is inside the calls; where there is a head, the logits of `max_tokens` rows lie inside the arena
 //!   on 4 bytes, at least a row apart.
+//!   Only on a GPU: a call that prepares the next step, in programs that have a head.
 //! - Model: 1 to 2^24 token ids, context of 1 to 2^24; caches have 1 to 2^20 elements a position.
 //! - Rope tables: at most 4096 finite frequencies and a finite scale.
 //! - Sizes: arena at most 64 GiB, weights as long as the file (checked by [`super::Artifact::open`]).
@@ -20,6 +22,9 @@ use crate::plan::{Arg, Call, Plan, Program};
 /// Most chunks of a call: the workers count them in 16 bits.
 pub const MAX_CHUNKS: u32 = 0xfffe;
 
+/// Most blocks of a call on a GPU.
+const MAX_BLOCKS: u32 = 1 << 24;
+const MAX_THREADS: u32 = 1024;
 const MAX_TOKENS: u32 = 1 << 16;
 const MAX_CALLS: usize = 1 << 20;
 const MAX_ARGS: usize = 64;
@@ -51,6 +56,9 @@ impl Plan {
         }
         if !self.launches.is_empty() && self.launches.len() != self.kernels.len() {
             return fail("launches", format!("{} for {} kernels", self.launches.len(), self.kernels.len()));
+        }
+        if let Some((i, launch)) = self.launches.iter().enumerate().find(|(_, l)| !(1..=MAX_THREADS).contains(&l.threads)) {
+            return fail(format!("launch {i}"), format!("{} threads are not in 1..={MAX_THREADS}", launch.threads));
         }
         if self.programs.first().is_none_or(|p| p.max_tokens != 1 || !p.has_head()) {
             return fail("programs", "the first must be for one token and have a head");
@@ -110,6 +118,9 @@ impl Plan {
             let (at, arena) = (program.logits, program.arena_bytes);
             return fail(place, format!("logits at {at}, {stride} bytes apart, do not fit in {arena} bytes"));
         }
+        if program.next.is_some() && !(self.is_gpu() && program.has_head()) {
+            return fail(place, "it prepares the next step, which only one with a head on a GPU can");
+        }
         for (i, call) in program.calls.iter().chain(&program.next).enumerate() {
             if let Err(what) = self.check_call(program, call) {
                 return fail(format!("program {index} call {i} ({})", call.label), what);
@@ -122,8 +133,9 @@ impl Plan {
         if call.kernel as usize >= self.kernels.len() {
             return Err(format!("kernel {} of {}", call.kernel, self.kernels.len()));
         }
-        if !(1..=MAX_CHUNKS).contains(&call.chunks) {
-            return Err(format!("{} chunks are not in 1..={MAX_CHUNKS}", call.chunks));
+        let most = if self.is_gpu() { MAX_BLOCKS } else { MAX_CHUNKS };
+        if !(1..=most).contains(&call.chunks) {
+            return Err(format!("{} chunks are not in 1..={most}", call.chunks));
         }
         if call.args.len() > MAX_ARGS || call.scalars.len() > MAX_ARGS {
             return Err(format!("more than {MAX_ARGS} arguments"));
@@ -135,7 +147,7 @@ impl Plan {
                 Arg::K(layer) | Arg::V(layer) => (layer.into(), self.kv.len() as u64),
                 Arg::Rope(table) => (table.into(), self.rope.len() as u64),
                 Arg::Tokens => continue,
-                Arg::RopeAll(_) | Arg::State | Arg::History | Arg::Counters(_) if self.launches.is_empty() => {
+                Arg::RopeAll(_) | Arg::State | Arg::History | Arg::Counters(_) if !self.is_gpu() => {
                     return Err(format!("argument {i} is {arg:?}, which only a plan for a GPU has"));
                 }
                 Arg::RopeAll(table) => (table.into(), self.rope.len() as u64),

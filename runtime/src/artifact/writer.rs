@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::hash::SegmentHasher;
+use super::code::KernelCode;
 use super::manifest::check_name;
-use super::{FileEntry, KERNELS, MANIFEST, Manifest, ManifestInfo, PAGE, PLAN, TOKENIZER, WEIGHTS, WEIGHTS_ALIGN};
+use super::{FileEntry, MANIFEST, Manifest, ManifestInfo, PAGE, PLAN, TOKENIZER, WEIGHTS, WEIGHTS_ALIGN};
 use crate::error::ArtifactError;
 use crate::plan::Plan;
 
@@ -64,7 +65,8 @@ impl ArtifactWriter {
     /// Writes the manifest, brings everything to disk and gives the folder its name. An older artifact of that name is
     /// moved aside and deleted. The answer is the artifact's digest.
     pub fn commit(mut self, info: ManifestInfo) -> Result<String, ArtifactError> {
-        if let Some(name) = [PLAN, KERNELS, WEIGHTS, TOKENIZER].iter().find(|n| !self.files.contains_key(**n)) {
+        let kernels = KernelCode::main_file(info.target.is_gpu());
+        if let Some(name) = [PLAN, kernels, WEIGHTS, TOKENIZER].iter().find(|n| !self.files.contains_key(**n)) {
             return Err(ArtifactError::Writer(format!("{name} was not written")));
         }
         let (bytes, digest) = Manifest::seal(info, std::mem::take(&mut self.files))?;

@@ -5,12 +5,14 @@ use super::memory::Block;
 use crate::artifact::Artifact;
 use crate::error::{ArtifactError, RunError};
 use crate::kv::KvCache;
+use crate::loader::Kernels;
 use crate::plan::{Arg, Program, ScalarArg};
 use crate::workers::{CallList, Step};
 
 /// What the arguments of calls point into.
 pub(super) struct Regions<'a> {
     pub(super) artifact: &'a Artifact,
+    pub(super) kernels: &'a Kernels,
     pub(super) arena: &'a Block,
     pub(super) kv: &'a KvCache,
     pub(super) inputs: &'a Inputs,
@@ -39,7 +41,7 @@ impl Bound {
         let mut steps = Vec::with_capacity(program.calls.len());
         for call in &program.calls {
             let name = &regions.artifact.plan().kernels[call.kernel as usize];
-            let Some(kernel) = regions.artifact.kernels().get(name) else {
+            let Some(kernel) = regions.kernels.get(name) else {
                 return Err(ArtifactError::rejected(crate::artifact::KERNELS, format!("no kernel {name}")).into());
             };
             let args = bound._args.at(next_arg * 8).cast::<*mut u8>();

@@ -62,7 +62,8 @@ impl Inputs {
     }
 }
 
-fn fill_row(table: &RopeTable, position: u32, row: &mut [f32]) {
+/// Cosines and sines of a position.
+pub(crate) fn fill_row(table: &RopeTable, position: u32, row: &mut [f32]) {
     let (cosines, sines) = row.split_at_mut(table.inv_freq.len());
     for ((freq, cosine), sine) in table.inv_freq.iter().zip(cosines).zip(sines) {
         let (s, c) = (f64::from(position) * f64::from(*freq)).sin_cos();

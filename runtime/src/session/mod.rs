@@ -1,4 +1,4 @@
-//! A session: one conversation with an artifact. It owns the arena, the KV cache and the workers.
+//! A session: one conversation with an artifact, on a CPU or a GPU ([`machine`]).
 //!
 //! ```no_run
 //! # use std::sync::Arc;
@@ -10,20 +10,22 @@
 //! ```
 
 mod bind;
+mod cpu;
 mod inputs;
+mod machine;
 mod memory;
 
 use std::sync::Arc;
 
-use bind::{Bound, Regions};
-use inputs::Inputs;
+use cpu::Cpu;
+pub(crate) use inputs::fill_row;
+pub(crate) use machine::Machine;
 pub(crate) use memory::{Block, available as available_memory};
 
 use crate::artifact::Artifact;
+use crate::cuda::{self, DeviceFacts, Gpu, GpuDriver};
 use crate::error::RunError;
-use crate::kv::{self, KvCache};
 use crate::plan::Program;
-use crate::workers::Pool;
 
 /// Context when none is asked for, unless the model was trained for less.
 pub const DEFAULT_CTX: u32 = 4096;
@@ -63,15 +65,13 @@ pub struct CallTime {
     pub runs: u64,
 }
 
+/// Tokens that a greedy decode makes before it looks at them, at most. Looking costs a GPU some microseconds in which it idles.
+const LOOK: usize = 8;
+
 /// One conversation.
 pub struct Session {
-    // First: dropping it ends the workers before the memory goes.
-    pool: Pool,
-    bound: Vec<Bound>,
+    machine: Box<dyn Machine>,
     runs: Vec<u64>,
-    inputs: Inputs,
-    arena: Block,
-    kv: KvCache,
     gathered: Vec<f32>,
     artifact: Arc<Artifact>,
     capacity: u32,
@@ -79,36 +79,32 @@ pub struct Session {
 }
 
 impl Session {
-    /// Reserves memory and starts workers. What cannot fit is refused before anything is reserved.
+    /// Reserves memory on the CPU or GPU that the artifact is for. What cannot fit is refused before anything is reserved.
+    ///
+    /// An artifact for a GPU wants one: nothing else runs in its place.
     pub fn new(artifact: Arc<Artifact>, options: SessionOptions) -> Result<Session, RunError> {
-        let plan = artifact.plan();
-        let ctx = options.ctx.unwrap_or(plan.model.n_ctx.min(DEFAULT_CTX));
-        if !(1..=plan.model.n_ctx).contains(&ctx) {
-            return Err(RunError::BadContext { ctx, max: plan.model.n_ctx });
+        let ctx = context(&artifact, options)?;
+        if artifact.gpu_kernels().is_some() {
+            return Session::with_driver(artifact, cuda::open()?, options);
         }
-        let arena_bytes = plan.programs.iter().map(|p| p.arena_bytes).max().unwrap_or(0);
-        // The file's pages still have to be taken, a copy of them is.
-        let weights = if artifact.weights_copied() { 0 } else { plan.weights_bytes };
-        let fixed = weights.saturating_add(arena_bytes).saturating_add(Inputs::bytes_for(plan));
-        if let Some(available) = memory::available() {
-            check_fit(|ctx| KvCache::bytes_for(&plan.kv, ctx)?.checked_add(fixed), ctx, plan.model.n_ctx, available)?;
-        }
-        let arena = Block::new("the arena", arena_bytes, true)?;
-        let kv = KvCache::new(&plan.kv, ctx)?;
-        let inputs = Inputs::new(plan)?;
-        let regions =
-            Regions { artifact: &artifact, arena: &arena, kv: &kv, inputs: &inputs, capacity: kv::capacity(ctx) };
-        let mut bound = Vec::new();
-        let mut lists = Vec::new();
-        for program in &plan.programs {
-            let (b, list) = Bound::new(program, &regions)?;
-            bound.push(b);
-            lists.push(list);
-        }
-        let threads = options.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
-        let pool = Pool::new(threads, lists, options.profile)?;
-        let runs = vec![0; bound.len()];
-        Ok(Session { pool, bound, runs, inputs, arena, kv, gathered: Vec::new(), artifact, capacity: ctx, position: 0 })
+        let machine = Box::new(Cpu::new(artifact.clone(), ctx, options)?);
+        Ok(Session::on(machine, artifact, ctx))
+    }
+
+    /// A session on a GPU of the caller's choice, real or emulated.
+    pub fn with_driver(
+        artifact: Arc<Artifact>,
+        driver: Box<dyn GpuDriver>,
+        options: SessionOptions,
+    ) -> Result<Session, RunError> {
+        let ctx = context(&artifact, options)?;
+        let machine = Box::new(Gpu::new(artifact.clone(), driver, ctx, options.profile)?);
+        Ok(Session::on(machine, artifact, ctx))
+    }
+
+    fn on(machine: Box<dyn Machine>, artifact: Arc<Artifact>, capacity: u32) -> Session {
+        let runs = vec![0; artifact.plan().programs.len()];
+        Session { machine, runs, gathered: Vec::new(), artifact, capacity, position: 0 }
     }
 
     /// Runs `tokens` at the current position and moves it on. The answer has as many rows of `vocab` logits as asked for.
@@ -118,15 +114,15 @@ impl Session {
         self.check(tokens)?;
         match logits {
             Logits::None => {
-                self.run_body(tokens);
+                self.run_body(tokens)?;
                 Ok(&[])
             }
             Logits::Last => {
                 let (last, body) = tokens.split_last().ok_or(RunError::NoTokens)?;
-                self.run_body(body);
-                self.run(0, std::slice::from_ref(last), true);
+                self.run_body(body)?;
+                self.run(0, std::slice::from_ref(last), true)?;
                 let position = self.position - 1;
-                checked_row(self.row(0, 0), position)
+                checked_row(self.machine.row(0, 0)?, position)
             }
             Logits::All => {
                 let mut gathered = std::mem::take(&mut self.gathered);
@@ -149,11 +145,48 @@ impl Session {
             let index = self.choose(rest.len(), Program::has_head);
             let (now, later) = rest.split_at(rest.len().min(self.width(index)));
             let first = self.position;
-            self.run(index, now, true);
+            self.run(index, now, true)?;
             for (position, t) in (first..).zip(0..now.len()) {
-                each(position, checked_row(self.row(index, t), position)?);
+                each(position, checked_row(self.machine.row(index, t)?, position)?);
             }
             rest = later;
+        }
+        Ok(())
+    }
+
+    /// Runs `token` and then, over and over, the likeliest next one (of equal ones the lowest), which `each` is given first.
+    /// Ends after `most` of them, when the context is full, or when `each` says false.
+    ///
+    /// The last token given has not been run: it is the next to come, at [`Session::position`]. A GPU makes some tokens before
+    /// it hands them out, and goes from one step to the next without the host.
+    pub fn decode_greedy(
+        &mut self,
+        token: u32,
+        most: usize,
+        mut each: impl FnMut(u32) -> bool,
+    ) -> Result<(), RunError> {
+        self.check(&[token])?;
+        let most = most.min((self.capacity - self.position) as usize);
+        let (mut token, mut done, mut ids) = (token, 0, Vec::new());
+        while done < most {
+            // The first comes at once, as with any other way to sample.
+            let steps = done.clamp(1, LOOK).min(most - done);
+            let first = self.position;
+            ids.clear();
+            if self.machine.decode(token, first, steps as u32, &mut ids)? {
+                self.runs[0] += steps as u64;
+            } else {
+                ids.push(likeliest(self.eval(&[token], Logits::Last)?));
+            }
+            self.position = first;
+            for id in &ids {
+                self.position += 1;
+                done += 1;
+                token = *id;
+                if !each(token) {
+                    return Ok(());
+                }
+            }
         }
         Ok(())
     }
@@ -180,17 +213,22 @@ impl Session {
 
     /// Threads that run kernels, the caller's included.
     pub fn threads(&self) -> usize {
-        self.pool.threads()
+        self.machine.threads()
     }
 
     /// Bytes reserved for the KV cache.
     pub fn kv_bytes(&self) -> u64 {
-        self.kv.bytes()
+        self.machine.kv_bytes()
     }
 
     /// Bytes reserved for activations.
     pub fn arena_bytes(&self) -> u64 {
-        self.arena.bytes()
+        self.machine.arena_bytes()
+    }
+
+    /// The GPU it runs on, if it is one.
+    pub fn device(&self) -> Option<&DeviceFacts> {
+        self.machine.device()
     }
 
     /// The artifact.
@@ -202,7 +240,7 @@ impl Session {
     pub fn profile(&self) -> Vec<CallTime> {
         let mut out = Vec::new();
         for (index, program) in self.artifact.plan().programs.iter().enumerate().filter(|(i, _)| self.runs[*i] > 0) {
-            for (call, nanos) in program.calls.iter().zip(self.pool.times(index).unwrap_or_default()) {
+            for (call, nanos) in program.calls.iter().zip(self.machine.times(index).unwrap_or_default()) {
                 let label = call.label.clone();
                 out.push(CallTime { max_tokens: program.max_tokens, label, nanos: *nanos, runs: self.runs[index] });
             }
@@ -222,13 +260,14 @@ impl Session {
         }
     }
 
-    fn run_body(&mut self, mut tokens: &[u32]) {
+    fn run_body(&mut self, mut tokens: &[u32]) -> Result<(), RunError> {
         while !tokens.is_empty() {
             let index = self.choose(tokens.len(), |_| true);
             let (now, later) = tokens.split_at(tokens.len().min(self.width(index)));
-            self.run(index, now, false);
+            self.run(index, now, false)?;
             tokens = later;
         }
+        Ok(())
     }
 
     /// The narrowest usable program that takes `tokens` at once, else the widest. The first is always usable.
@@ -247,27 +286,26 @@ impl Session {
         self.artifact.plan().programs[program].max_tokens as usize
     }
 
-    fn run(&mut self, index: usize, tokens: &[u32], head: bool) {
+    fn run(&mut self, index: usize, tokens: &[u32], head: bool) -> Result<(), RunError> {
         debug_assert!((1..=self.width(index)).contains(&tokens.len()));
-        let past = self.position;
-        self.inputs.fill(&self.artifact.plan().rope, tokens, past);
-        self.bound[index].set(tokens.len() as u32, past);
-        // SAFETY: kernels, pointers and scalars were bound to memory that this session owns or shares read-only, and
-        // `&mut self` keeps everyone else away. That kernels stay inside their buffers is the artifact's promise.
-        unsafe { self.pool.run(index, head) };
+        self.machine.run(index, tokens, self.position, head)?;
         self.runs[index] += 1;
         self.position += tokens.len() as u32;
+        Ok(())
     }
+}
 
-    /// Row `t` of a program's logits.
-    fn row(&self, index: usize, t: usize) -> &[f32] {
-        let plan = self.artifact.plan();
-        let program = &plan.programs[index];
-        assert!(t < program.max_tokens as usize);
-        let address = self.arena.at(program.logits + t as u64 * program.logits_stride).cast::<f32>();
-        // SAFETY: validation puts `max_tokens` rows inside the arena on 4 bytes; no run is under way.
-        unsafe { std::slice::from_raw_parts(address, plan.model.vocab as usize) }
-    }
+/// The context that the options ask for, if the model has it.
+fn context(artifact: &Artifact, options: SessionOptions) -> Result<u32, RunError> {
+    let max = artifact.plan().model.n_ctx;
+    let ctx = options.ctx.unwrap_or(max.min(DEFAULT_CTX));
+    if (1..=max).contains(&ctx) { Ok(ctx) } else { Err(RunError::BadContext { ctx, max }) }
+}
+
+/// Of equal logits the first.
+fn likeliest(logits: &[f32]) -> u32 {
+    let better = |best: (u32, f32), (id, l): (usize, &f32)| if *l > best.1 { (id as u32, *l) } else { best };
+    logits.iter().enumerate().fold((0, f32::NEG_INFINITY), better).0
 }
 
 fn checked_row(row: &[f32], position: u32) -> Result<&[f32], RunError> {
@@ -276,7 +314,7 @@ fn checked_row(row: &[f32], position: u32) -> Result<&[f32], RunError> {
 }
 
 /// Refuses a context that needs more than `available`, and finds the largest that does not.
-fn check_fit(need: impl Fn(u32) -> Option<u64>, ctx: u32, max: u32, available: u64) -> Result<(), RunError> {
+pub(crate) fn check_fit(need: impl Fn(u32) -> Option<u64>, ctx: u32, max: u32, available: u64) -> Result<(), RunError> {
     let fits = |ctx| need(ctx).is_some_and(|n| n <= available);
     if fits(ctx) {
         return Ok(());
