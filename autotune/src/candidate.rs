@@ -91,7 +91,7 @@ impl<'a> Candidates<'a> {
         let kernel = schedule.build(SYMBOL, &params);
         let fail = |source| TuneError::Default { op: schedule.signature(), source };
         let first = backend::default_for(&kernel, target).map_err(fail)?;
-        let others = backend::all().iter().copied().filter(|b| b.name() != first.name());
+        let others = backend::for_target(target).filter(|b| b.name() != first.name());
         let backends = [first].into_iter().chain(others).collect();
         Ok(Candidates { schedule, target, threads, backends, space, default_chunks: schedule.chunks(&params) })
     }

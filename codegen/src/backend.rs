@@ -1,16 +1,19 @@
-//! The seam between kernels and machines: a back end turns verified kernels into an object file.
+//! The seam between kernels and machines: a back end turns verified kernels into an object file, or for a GPU into the text
+//! of a module.
 
 use thiserror::Error;
 use tilewright_ir::kernel::{Kernel, VerifyErrors};
 
 use crate::cranelift::Cranelift;
+use crate::ptx::Ptx;
 use crate::target::Target;
 use crate::x86::X86;
 
 /// Turns kernels into machine code.
 ///
-/// Every kernel becomes a global function with the C calling convention of the System V ABI,
-/// `fn(pointers: *const *mut u8, scalars: *const i64, chunk: i64)`, under the kernel's name.
+/// On a CPU every kernel becomes a global function with the C calling convention of the System V ABI,
+/// `fn(pointers: *const *mut u8, scalars: *const i64, chunk: i64)`, under the kernel's name. On a GPU it becomes an entry
+/// under that name; [`crate::ptx`] says how it is launched.
 pub trait Backend: Sync {
     /// Name in options and reports.
     fn name(&self) -> &'static str;
@@ -22,14 +25,21 @@ pub trait Backend: Sync {
     fn object(&self, kernels: &[Kernel], target: &Target) -> Result<Vec<u8>, CodegenError>;
 }
 
-/// All back ends, best first: the first one that can compile a kernel is the default for it.
+/// All back ends, best first: the first one that can compile a kernel for a target is the default for it. None serves both
+/// CPUs and GPUs.
 ///
 /// ```
 /// use tilewright_codegen::backend;
 /// assert!(backend::find("cranelift").is_some() && backend::find("pascal").is_none());
 /// ```
 pub fn all() -> &'static [&'static dyn Backend] {
-    &[&X86, &Cranelift]
+    &[&X86, &Cranelift, &Ptx]
+}
+
+/// The back ends that may have code for `target`, best first.
+pub fn for_target(target: &Target) -> impl Iterator<Item = &'static dyn Backend> + use<> {
+    let gpu = target.gpu().is_some();
+    all().iter().copied().filter(move |b| (b.name() == Ptx.name()) == gpu)
 }
 
 /// The back end of that name.
@@ -40,7 +50,7 @@ pub fn find(name: &str) -> Option<&'static dyn Backend> {
 /// The first back end that can compile `kernel` for `target`; what the first one lacks if there is none.
 pub fn default_for(kernel: &Kernel, target: &Target) -> Result<&'static dyn Backend, CodegenError> {
     let mut why = None;
-    for &backend in all() {
+    for backend in for_target(target) {
         match backend.check(kernel, target) {
             Ok(()) => return Ok(backend),
             Err(faults) => why = why.or(Some(faults)),
@@ -49,13 +59,18 @@ pub fn default_for(kernel: &Kernel, target: &Target) -> Result<&'static dyn Back
     Err(CodegenError::Unsupported(why.unwrap_or_default()))
 }
 
-/// Why a back end for CPUs refuses a kernel of thread blocks.
-pub(crate) fn refuse_threads(kernel: &Kernel) -> Option<Unsupported> {
-    (kernel.threads > 0).then(|| Unsupported {
-        kernel: kernel.name.clone(),
-        inst: format!("threads {}", kernel.threads),
-        reason: "there is no such thing as a block of threads on a CPU".into(),
-    })
+/// Why a back end for CPUs refuses a target, or a kernel of thread blocks.
+pub(crate) fn refuse_gpu(kernel: &Kernel, target: &Target) -> Vec<Unsupported> {
+    let fault = |inst: String, reason: String| Unsupported { kernel: kernel.name.clone(), inst, reason };
+    let mut found = vec![];
+    if target.gpu().is_some() {
+        found.push(fault("target".into(), format!("there is no such CPU as {}", target.name)));
+    }
+    if kernel.threads > 0 {
+        let reason = "there is no such thing as a block of threads on a CPU".into();
+        found.push(fault(format!("threads {}", kernel.threads), reason));
+    }
+    found
 }
 
 /// Something a back end cannot do.

@@ -5,6 +5,7 @@ pub mod cranelift;
 pub mod jit;
 pub mod lower;
 pub mod pack;
+pub mod ptx;
 pub mod schedules;
 pub mod target;
 pub mod x86;

@@ -1,7 +1,8 @@
 //! Declared targets: the machines code is generated for, one YAML file each in `codegen/targets/`.
 //!
-//! A target states what generated code may use and what schedules may count on. Feature names are those of
-//! `is_x86_feature_detected!` and its like, so one list serves the back ends and the check at load.
+//! A target states what generated code may use and what schedules may count on. Feature names of a CPU are those of
+//! `is_x86_feature_detected!` and its like, so one list serves the back ends and the check at load. A GPU has one feature,
+//! the name that its assembler gives it, and a section of its own, [`Gpu`].
 
 use std::sync::LazyLock;
 
@@ -19,19 +20,65 @@ pub struct Target {
     pub triple: String,
     /// Instruction set extensions code may use.
     pub features: Vec<String>,
-    /// Width of the widest vector register.
+    /// Width of the widest vector register; 0 for a GPU, as are the next three.
+    #[serde(default)]
     pub vector_bits: u32,
     /// Number of vector registers.
+    #[serde(default)]
     pub registers: u32,
     /// First-level data cache of a core.
+    #[serde(default)]
     pub l1_bytes: u64,
     /// Second-level cache of a core.
+    #[serde(default)]
     pub l2_bytes: u64,
     /// Most `local` memory of a kernel, all of it on the stack.
     pub max_local_bytes: u64,
     /// What prefill multiplies with unless told otherwise.
     #[serde(default)]
     pub prefill_activations: PrefillActivations,
+    /// What a GPU is like; none for a CPU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<Gpu>,
+}
+
+/// An NVIDIA GPU, as far as code for it depends on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Gpu {
+    /// Compute capability times ten: 80 is 8.0.
+    pub sm: u32,
+    /// Lowest version of PTX that knows it, times ten.
+    pub ptx: u32,
+    /// Most shared memory of a block, if its kernel asks for more than the usual 48 KiB.
+    pub block_shared_bytes: u32,
+    /// Shared memory of a multiprocessor; each block takes [`Gpu::RESERVED_SHARED`] more than it asks for.
+    pub shared_bytes: u32,
+    /// Most threads of a multiprocessor.
+    pub threads: u32,
+    /// Most blocks of a multiprocessor.
+    pub blocks: u32,
+    /// 32-bit registers of a multiprocessor.
+    pub registers: u32,
+}
+
+impl Gpu {
+    /// Shared memory of each block that the system keeps for itself.
+    pub const RESERVED_SHARED: u32 = 1024;
+    /// The architecture in the triple of such a target.
+    pub const ARCH: &'static str = "nvptx64";
+
+    /// Blocks of so many threads with so much shared memory that a multiprocessor can hold; registers may allow fewer.
+    pub fn resident(&self, threads: u32, shared: u32) -> u32 {
+        let reserved = if self.sm >= 80 { Gpu::RESERVED_SHARED } else { 0 };
+        let by_shared = self.shared_bytes.checked_div(shared + reserved).unwrap_or(self.blocks);
+        (self.threads / threads.max(1)).min(by_shared).min(self.blocks)
+    }
+
+    /// True where a kernel may begin before the one in front of it has ended, and wait for it by itself.
+    pub fn launches_early(&self) -> bool {
+        self.sm >= 90
+    }
 }
 
 /// Activations of products of many tokens.
@@ -69,8 +116,8 @@ pub enum TargetError {
     },
 }
 
-/// Best first: [`Target::detect`] takes the first that fits.
-const FILES: [&str; 7] = [
+/// CPUs best first: [`Target::detect`] takes the first that fits. Then GPUs, oldest first.
+const FILES: [&str; 15] = [
     include_str!("../targets/x86-64-v4-amx.yaml"),
     include_str!("../targets/x86-64-v4-bf16.yaml"),
     include_str!("../targets/x86-64-v4-vnni.yaml"),
@@ -78,6 +125,14 @@ const FILES: [&str; 7] = [
     include_str!("../targets/x86-64-v3.yaml"),
     include_str!("../targets/aarch64-i8mm.yaml"),
     include_str!("../targets/aarch64-dotprod.yaml"),
+    include_str!("../targets/sm_75.yaml"),
+    include_str!("../targets/sm_80.yaml"),
+    include_str!("../targets/sm_86.yaml"),
+    include_str!("../targets/sm_89.yaml"),
+    include_str!("../targets/sm_90.yaml"),
+    include_str!("../targets/sm_90a.yaml"),
+    include_str!("../targets/sm_100a.yaml"),
+    include_str!("../targets/sm_120.yaml"),
 ];
 
 static BUILT_IN: LazyLock<Vec<Target>> =
@@ -86,7 +141,16 @@ static BUILT_IN: LazyLock<Vec<Target>> =
 impl Target {
     /// Reads a target file.
     pub fn from_yaml(text: &str) -> Result<Target, TargetError> {
-        serde_yaml::from_str(text).map_err(|e| TargetError::Parse(e.to_string()))
+        let target: Target = serde_yaml::from_str(text).map_err(|e| TargetError::Parse(e.to_string()))?;
+        let gpu = target.arch() == Gpu::ARCH;
+        let sizes = [target.vector_bits, target.registers, target.l1_bytes as u32, target.l2_bytes as u32];
+        let wrong = match target.gpu {
+            Some(_) if !gpu => "a `gpu` section is for nvptx64",
+            None if gpu => "nvptx64 wants a `gpu` section",
+            None if sizes.contains(&0) => "a CPU wants vector_bits, registers, l1_bytes and l2_bytes",
+            _ => return Ok(target),
+        };
+        Err(TargetError::Parse(format!("{}: {wrong}", target.name)))
     }
 
     /// The declared targets, best first within an architecture.
@@ -102,10 +166,10 @@ impl Target {
         })
     }
 
-    /// The best declared target all of whose features this machine has.
+    /// The best declared CPU all of whose features this machine has.
     pub fn detect() -> Result<Target, TargetError> {
-        let missing: Vec<(&Target, Vec<String>)> =
-            Target::all().iter().map(|t| (t, t.features_missing_on_host())).collect();
+        let cpus = Target::all().iter().filter(|t| t.gpu.is_none());
+        let missing: Vec<(&Target, Vec<String>)> = cpus.map(|t| (t, t.features_missing_on_host())).collect();
         if let Some((t, _)) = missing.iter().find(|(_, missing)| missing.is_empty()) {
             return Ok((*t).clone());
         }
@@ -119,6 +183,11 @@ impl Target {
     /// Architecture, as in `std::env::consts::ARCH`.
     pub fn arch(&self) -> &str {
         self.triple.split('-').next().unwrap_or_default()
+    }
+
+    /// What the GPU is like, if it is one.
+    pub fn gpu(&self) -> Option<&Gpu> {
+        self.gpu.as_ref()
     }
 
     /// True if code may use that extension.
@@ -145,8 +214,35 @@ mod tests {
         assert_eq!(all.as_deref(), Ok(Target::all()));
         for t in Target::all() {
             assert_eq!(Target::get(&t.name).as_ref(), Ok(t));
-            assert!(t.vector_bits >= 128 && t.registers >= 16 && t.l1_bytes < t.l2_bytes, "{t:?}");
+            match t.gpu() {
+                Some(gpu) => {
+                    assert!(t.name.starts_with(&format!("sm_{}", gpu.sm)) && t.features == [t.name.as_str()], "{t:?}");
+                    assert!(gpu.block_shared_bytes <= gpu.shared_bytes && gpu.resident(1024, 0) >= 1, "{t:?}");
+                    assert!(!t.features_missing_on_host().is_empty(), "{t:?}");
+                }
+                None => assert!(t.vector_bits >= 128 && t.registers >= 16 && t.l1_bytes < t.l2_bytes, "{t:?}"),
+            }
         }
+    }
+
+    #[test]
+    fn files_are_of_a_cpu_or_of_a_gpu() {
+        let cpu = include_str!("../targets/x86-64-v3.yaml");
+        let gpu = include_str!("../targets/sm_80.yaml");
+        for (text, wrong) in [
+            (cpu.replace("vector_bits: 256", ""), "a CPU wants"),
+            (gpu.replace("nvptx64", "x86_64"), "is for nvptx64"),
+            (gpu[..gpu.find("gpu:").unwrap()].to_string(), "wants a `gpu` section"),
+        ] {
+            let e = Target::from_yaml(&text).unwrap_err().to_string();
+            assert!(e.contains(wrong), "{e}");
+        }
+    }
+
+    #[test]
+    fn residence() {
+        let gpu = *Target::get("sm_80").unwrap().gpu().unwrap();
+        assert_eq!((gpu.resident(256, 0), gpu.resident(256, 40 * 1024), gpu.resident(32, 0)), (8, 4, 32));
     }
 
     #[test]

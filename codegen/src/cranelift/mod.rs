@@ -23,7 +23,7 @@ use cranelift_module::{FuncId, Linkage, Module, default_libcall_names};
 use cranelift_object::{ObjectBuilder, ObjectModule};
 use tilewright_ir::kernel::{Block, Imm, Kernel, Opcode, inst_line, verify};
 
-use crate::backend::{Backend, CodegenError, Unsupported, refuse_threads};
+use crate::backend::{Backend, CodegenError, Unsupported, refuse_gpu};
 use crate::target::Target;
 
 /// The back end that compiles by Cranelift.
@@ -36,7 +36,7 @@ impl Backend for Cranelift {
     }
 
     fn check(&self, kernel: &Kernel, target: &Target) -> Result<(), Vec<Unsupported>> {
-        let mut found: Vec<Unsupported> = refuse_threads(kernel).into_iter().collect();
+        let mut found: Vec<Unsupported> = refuse_gpu(kernel, target);
         let fault =
             |inst: &str, reason: String| Unsupported { kernel: kernel.name.clone(), inst: inst.to_string(), reason };
         // Without these Cranelift would call library functions, and an object must stand alone.

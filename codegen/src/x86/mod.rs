@@ -44,7 +44,7 @@ use regalloc2::RegallocOptions;
 use rustc_hash::FxHashSet;
 use tilewright_ir::kernel::{Kernel, verify};
 
-use crate::backend::{Backend, CodegenError, Unsupported, refuse_threads};
+use crate::backend::{Backend, CodegenError, Unsupported, refuse_gpu};
 use crate::target::Target;
 use isa::Caps;
 use lower::Lower;
@@ -70,8 +70,9 @@ impl Backend for X86 {
         if !missing.is_empty() {
             return Err(vec![fault("target", format!("{} lacks {}", target.name, missing.join(", ")))]);
         }
-        if let Some(found) = refuse_threads(kernel) {
-            return Err(vec![found]);
+        let found = refuse_gpu(kernel, target);
+        if !found.is_empty() {
+            return Err(found);
         }
         let l = Lower::run(kernel, Caps::of(target));
         let mut found = l.unsupported;
