@@ -233,7 +233,7 @@ fn programs<'a>(options: &BuildOptions, graphs: &'a [Graph]) -> impl Iterator<It
 pub(crate) fn operations(model: &Model, options: &BuildOptions) -> Result<Vec<Operation>, DriverError> {
     let (graphs, ..) = fused(model, options, &mut |_| {})?;
     let params = |s: &dyn Schedule| defaults(&s.space());
-    let cx = LowerContext { layout: &layout_of, params: &params };
+    let cx = LowerContext { layout: &layout_of, params: &params, terms: None };
     let mut weights = WeightMap::default();
     let mut out: Vec<Operation> = vec![];
     let mut index: HashMap<String, usize> = HashMap::new();
@@ -263,7 +263,7 @@ pub fn compile(
     let mut weights = WeightMap::default();
     let chooser = Chooser::new(options)?;
     let params = |s: &dyn Schedule| chooser.choose(s).params.clone();
-    let cx = LowerContext { layout: &layout_of, params: &params };
+    let cx = LowerContext { layout: &layout_of, params: &params, terms: None };
     let mut table = KernelTable::new(&options.target);
     let mut lowered = vec![];
     let mut per_token = 0;

@@ -141,7 +141,7 @@ impl Host {
     ) -> Result<Host, String> {
         let layouts = |name: &str| FormatSet::builtin().get(name).map(|f| Layout::of(f));
         let mut map = WeightMap::default();
-        let cx = LowerContext { layout: &layouts, params: pick };
+        let cx = LowerContext { layout: &layouts, params: pick, terms: None };
         let lowered = lower(graph, tokens, &mut map, &cx).map_err(|e| e.to_string())?;
         let mut packed = vec![0u8; map.bytes as usize];
         for e in &map.entries {

@@ -1,6 +1,6 @@
 //! Which schedule computes a node on a CPU.
 
-use super::{LowerError, LoweredCall, Lowering};
+use super::{LowerError, LoweredCall, Lowering, attention};
 use crate::pack::Layout;
 use crate::schedules::{
     Activations, Attention, Embed, Finish, Gemm, Glu, KvWrite, Matmul, Quantize, Rounding, Rowwise, RowwiseOp, Schedule,
@@ -122,7 +122,7 @@ impl Lowering<'_> {
                 Box::new(KvWrite { heads, head_dim, k_stride, v_stride, prep, max_tokens: tokens })
             }
             OpKind::Attention => {
-                let (k_cache, v_cache, kv_heads, head_dim) = self.cache(n)?;
+                let (k_cache, v_cache, _, head_dim) = self.cache(n)?;
                 let (q, q_stride) = self.in_arena(n, "q")?;
                 args.extend([q, k_cache, v_cache]);
                 let prep = self.prep(n, "q_norm", &mut args)?;
@@ -132,18 +132,8 @@ impl Lowering<'_> {
                 if quantize && !head_dim.is_multiple_of(32) {
                     return Err(self.fail(n, format!("heads of {head_dim} cannot be rounded to blocks of 32")));
                 }
-                let attention = Attention {
-                    heads: g.int(n, "heads") as u64,
-                    kv_heads,
-                    head_dim,
-                    q_stride,
-                    prep,
-                    scale: g.float(n, "scale") as f32,
-                    window: g.int(n, "window") as u64,
-                    softcap: g.float(n, "softcap") as f32,
-                    out_stride: (!quantize).then_some(stride),
-                    max_tokens: tokens,
-                };
+                let out_stride = (!quantize).then_some(stride);
+                let attention = Attention { q_stride, prep, out_stride, ..attention(g, n, tokens) };
                 let params = (self.cx.params)(&attention);
                 if let Some(combine) = attention.combine(&params) {
                     let parts = self.memory.scratch.get(&n).ok_or_else(|| self.fail(n, "has no scratch memory"))?;
@@ -178,5 +168,4 @@ impl Lowering<'_> {
         let label = format!("{} {}", op.row().name, g.node(n).name).trim_end().to_string();
         Ok(Some(LoweredCall { node: n, label, schedule, params, args, scalars, weight_bytes }))
     }
-
 }

@@ -3,10 +3,16 @@
 //! Weights get their place in the packed file when they are first used, so the file is in the order in which a step reads
 //! it.
 
+//!
+//! What is the same for all machines is here; which schedule computes a node is in `cpu.rs` and `gpu.rs`.
+
+mod cpu;
+mod gpu;
+
 use crate::pack::{Layout, ROWS};
+use crate::schedules::gpu::{F16Rows, Next};
 use crate::schedules::{
-    Activation, Activations, Attention, Bf16Rows, Embed, Finish, Gemm, Glu, HeadPrep, KvWrite, Matmul, Params, Q8Rows,
-    Quantize, RopeStyle, Rounding, Rowwise, RowwiseOp, Schedule,
+    Activation, Attention, Bf16Rows, HeadPrep, Params, Q8Rows, RopeStyle, RowwiseOp, Schedule, defaults,
 };
 use tilewright_ir::graph::{Dim, Elem, Graph, NodeId, OpKind, TensorType, Weight};
 use tilewright_passes::memory::{self, ALIGN, Memory, Place};
@@ -102,6 +108,10 @@ pub struct Lowered {
     pub head_start: usize,
     /// Arena offset and row stride of the first output.
     pub output: (u64, u64),
+    /// GPU: bytes of counters. Calls follow each other and leave zeros: they share them.
+    pub counters_bytes: u64,
+    /// GPU, for one token: the call that takes the likeliest token and prepares the next step.
+    pub next: Option<LoweredCall>,
 }
 
 /// Where layouts and parameters come from.
@@ -110,13 +120,17 @@ pub struct LowerContext<'a> {
     pub layout: &'a dyn Fn(&str) -> Option<Result<Layout, crate::pack::PackError>>,
     /// Parameters for a schedule: records, else defaults.
     pub params: &'a dyn Fn(&dyn Schedule) -> Params,
+    /// For a GPU: terms of f16 that stand for an f32 in products.
+    pub terms: Option<u64>,
 }
 
-/// Bytes of a row of a value: f32 rows padded to 64 bytes, rounded ones as [`Q8Rows`] and [`Bf16Rows`] say.
+/// Bytes of a row of a value: f32 rows padded to 64 bytes, rounded ones as [`Q8Rows`], [`Bf16Rows`] and [`F16Rows`] say.
 pub fn row_bytes(ty: &TensorType) -> u64 {
     match (&ty.elem, ty.width()) {
         (Elem::Q8, Some(width)) => Q8Rows { width }.bytes(),
         (Elem::BF16, Some(width)) => Bf16Rows { width }.bytes(),
+        (Elem::F16, Some(width)) => F16Rows { width, terms: 1 }.bytes(),
+        (Elem::F16Pair, Some(width)) => F16Rows { width, terms: 2 }.bytes(),
         (_, Some(width)) => (width * 4).next_multiple_of(ALIGN),
         (_, None) => 4,
     }
@@ -151,18 +165,21 @@ pub fn lower(
     weights: &mut WeightMap,
     cx: &LowerContext<'_>,
 ) -> Result<Lowered, LowerError> {
-    let scratch = |n: NodeId| match graph.operand(n, "kv").map(|kv| graph.ty(kv).shape.as_slice()) {
-        Some([_, Dim::N(head_dim)]) if graph.node(n).op == OpKind::Attention => {
-            Attention::scratch_bytes(graph.int(n, "heads") as u64, *head_dim, tokens)
+    let scratch = |n: NodeId| match cx.terms {
+        Some(terms) => gpu::scratch(graph, n, tokens, terms),
+        None if graph.node(n).op == OpKind::Attention => {
+            let a = attention(graph, n, tokens);
+            Attention::scratch_bytes(a.heads, a.head_dim, tokens)
         }
-        _ => 0,
+        None => 0,
     };
     let memory = memory::plan(graph, u64::from(tokens), &row_bytes, &scratch);
-    let mut l = Lowering { graph, tokens, memory: &memory, weights, cx, combine: None };
+    let mut l = Lowering { graph, tokens, memory: &memory, weights, cx, combine: None, counters: 0 };
     let mut calls: Vec<LoweredCall> = vec![];
     let mut head_start = 0;
     for &n in graph.order() {
-        if let Some(call) = l.node(n)? {
+        let call = if cx.terms.is_some() { l.on_gpu(n)? } else { l.on_cpu(n)? };
+        if let Some(call) = call {
             calls.push(call);
             calls.extend(l.combine.take());
             if graph.node(n).op == OpKind::KvWrite {
@@ -177,7 +194,61 @@ pub fn lower(
             return Err(LowerError::Unsupported { op: "graph", node: graph.name.clone(), what });
         }
     };
-    Ok(Lowered { calls, arena_bytes: memory.bytes.max(ALIGN), head_start, output })
+    let mut lowered = Lowered {
+        calls,
+        arena_bytes: memory.bytes.max(ALIGN),
+        head_start,
+        output,
+        counters_bytes: l.counters,
+        next: None,
+    };
+    if cx.terms.is_some() && tokens == 1 {
+        next(graph, &mut lowered);
+    }
+    Ok(lowered)
+}
+
+/// The call that leads from one decode step to the next without the host.
+fn next(graph: &Graph, lowered: &mut Lowered) {
+    let vocab = graph.outputs().first().and_then(|&o| graph.ty(o).width()).unwrap_or(1);
+    let rope = graph.rope.iter().map(|r| r.inv_freq.len() as u64).collect();
+    let next = Next { vocab, rope };
+    let params = defaults(&next.space());
+    let parts = lowered.arena_bytes.next_multiple_of(ALIGN);
+    lowered.arena_bytes = parts + next.parts_bytes(&params).next_multiple_of(ALIGN);
+    lowered.counters_bytes = lowered.counters_bytes.max(next.counters_bytes(&params));
+    let mut args = vec![Arg::Arena(lowered.output.0), Arg::Arena(parts), Arg::Counters(0)];
+    args.extend([Arg::State, Arg::Tokens, Arg::History]);
+    args.extend((0..graph.rope.len() as u32).flat_map(|i| [Arg::RopeAll(i), Arg::Rope(i)]));
+    lowered.next = graph.outputs().first().map(|&node| LoweredCall {
+        node,
+        label: "next".into(),
+        schedule: Box::new(next),
+        params,
+        args,
+        scalars: vec![ScalarArg::Past, ScalarArg::Capacity],
+        weight_bytes: 0,
+    });
+}
+
+/// The attention `n` but for norm and rotation, and how far its rows are apart.
+fn attention(graph: &Graph, n: NodeId, tokens: u32) -> Attention {
+    let (kv_heads, head_dim) = match graph.operand(n, "kv").map(|kv| graph.ty(kv).shape.as_slice()) {
+        Some([Dim::N(heads), Dim::N(head_dim)]) => (*heads, *head_dim),
+        _ => (0, 0),
+    };
+    Attention {
+        heads: graph.int(n, "heads") as u64,
+        kv_heads,
+        head_dim,
+        q_stride: 0,
+        prep: HeadPrep::default(),
+        scale: graph.float(n, "scale") as f32,
+        window: graph.int(n, "window") as u64,
+        softcap: graph.float(n, "softcap") as f32,
+        out_stride: None,
+        max_tokens: tokens,
+    }
 }
 
 struct Lowering<'a> {
@@ -188,6 +259,8 @@ struct Lowering<'a> {
     cx: &'a LowerContext<'a>,
     /// The second call of the node just lowered.
     combine: Option<LoweredCall>,
+    /// Bytes of counters so far.
+    counters: u64,
 }
 
 impl Lowering<'_> {

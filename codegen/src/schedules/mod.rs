@@ -16,6 +16,7 @@
 //! | `kv_write.rs` | keys and values into the f16 cache |
 //! | `attention/` | scores, mask, softmax and values in one |
 //! | `rowwise.rs` | everything that works row by row, unfused |
+//! | `gpu/` | the same operations for GPUs |
 //! | `operands.rs` | what the arguments of each kernel are |
 
 mod attention;

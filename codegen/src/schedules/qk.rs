@@ -115,7 +115,7 @@ pub(super) fn rotate(b: &mut KernelBuilder, pairs: u64, style: RopeStyle, table:
     });
 }
 
-fn turn(b: &mut KernelBuilder, x0: Value, x1: Value, cos: Value, sin: Value) -> (Value, Value) {
+pub(super) fn turn(b: &mut KernelBuilder, x0: Value, x1: Value, cos: Value, sin: Value) -> (Value, Value) {
     let a = b.mul(x1, sin);
     let a = b.neg(a);
     let y0 = b.fma(x0, cos, a);

@@ -523,7 +523,8 @@ fn kernel(random: &mut Random, size: usize, rare: bool, aligned: bool) -> Kernel
     let chunk = b.chunk_id();
     let [x, y, z] = [0, 1, 2].map(|i| b.index(pointers[i], chunk, if i == 2 { RESULTS } else { REGION }));
     let lanes = 1 << ((random.next() >> 20) % 6);
-    let mut g = Generator { random, values: vec![n, chunk], places: vec![], lanes, rare, aligned, depth: 0, budget: size };
+    let mut g =
+        Generator { random, values: vec![n, chunk], places: vec![], lanes, rare, aligned, depth: 0, budget: size };
     for (pointer, writable) in [(x, false), (y, true)] {
         g.places.push(Place { pointer, far: 0, size: REGION, writable });
     }

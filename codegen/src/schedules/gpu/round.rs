@@ -113,10 +113,9 @@ impl Schedule for Round {
     }
 
     fn operands(&self) -> Operands {
-        let bytes = self.rows().bytes();
         let data = [Data::Rows { width: self.width, stride: self.x_stride }].into_iter();
         let read = data.chain(self.norm.map(|_| Data::Vector(self.width)));
-        let out = Operand { data: Data::Rows { width: bytes / 4, stride: bytes }, written: true };
+        let out = Operand { data: Data::F16(self.rows()), written: true };
         Operands {
             max_tokens: self.max_tokens,
             pointers: read.map(|data| Operand { data, written: false }).chain([out]).collect(),
@@ -129,7 +128,7 @@ impl Schedule for Round {
 
     fn build(&self, name: &str, p: &Params) -> Kernel {
         let threads = block::param(p, "threads").next_multiple_of(u64::from(WARP));
-        let mut b = KernelBuilder::of_blocks(name, threads as u32, 0);
+        let mut b = KernelBuilder::of_blocks(name, threads as u32, 1);
         let x = b.ptr_param("x");
         let gamma = self.norm.map(|_| b.ptr_param("gamma"));
         let out = b.ptr_param("out");

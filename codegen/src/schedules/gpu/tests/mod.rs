@@ -1,0 +1,128 @@
+//! Each schedule at odd shapes on random data, by the interpreter, against f64 references written here.
+
+mod attention;
+mod rows;
+
+use super::super::{HeadPrep, Params, RopeStyle, Schedule, defaults};
+use crate::tests::Random;
+use half::f16;
+use tilewright_ir::kernel::{interp, print};
+
+/// A point of the schedule's space, the default but for `changes`.
+fn params(s: &dyn Schedule, changes: &[(&'static str, i64)]) -> Params {
+    let mut p = defaults(&s.space());
+    p.extend(changes.iter().copied());
+    p
+}
+
+/// Runs all blocks, in a random order; the buffers afterwards. What a kernel writes besides, it must not.
+fn run(s: &dyn Schedule, p: &Params, buffers: &[Vec<u8>], scalars: &[i64], random: &mut Random) -> Vec<Vec<u8>> {
+    let kernel = s.build("k", p);
+    let mut blocks: Vec<i64> = (0..i64::from(s.chunks(p))).collect();
+    for i in (1..blocks.len()).rev() {
+        blocks.swap(i, random.next() as usize % (i + 1));
+    }
+    let mut out = buffers.to_vec();
+    for block in blocks {
+        if let Err(e) = interp::run(&kernel, &mut out, scalars, block) {
+            let text = print(&kernel);
+            let head: String = text.lines().take(12).map(|l| format!("{l}\n")).collect();
+            panic!("seed {}, {} {p:?}, block {block}: {e}\n{head}", random.seed, s.signature());
+        }
+    }
+    out
+}
+
+impl Random {
+    /// About normal.
+    fn normal(&mut self) -> f64 {
+        let sum: f64 = (0..4).map(|_| (self.next() >> 11) as f64 / (1u64 << 53) as f64 - 0.5).sum();
+        sum * 3f64.sqrt()
+    }
+
+    fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
+
+    /// `n` f32 of that size.
+    fn floats(&mut self, n: u64, size: f64) -> Vec<f32> {
+        (0..n).map(|_| (self.normal() * size) as f32).collect()
+    }
+
+    fn garbage(&mut self, bytes: u64) -> Vec<u8> {
+        (0..bytes).map(|_| self.next() as u8).collect()
+    }
+}
+
+fn bytes(x: &[f32]) -> Vec<u8> {
+    x.iter().flat_map(|v| v.to_le_bytes()).collect()
+}
+
+fn floats(b: &[u8]) -> Vec<f32> {
+    b.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+}
+
+fn halves(b: &[u8]) -> Vec<f64> {
+    b.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f64()).collect()
+}
+
+/// Rows of `width` f32, `stride` bytes apart, padding of no meaning between them.
+fn strided(rows: &[Vec<f32>], stride: u64) -> Vec<u8> {
+    let mut out = vec![];
+    for row in rows {
+        out.extend(bytes(row));
+        out.resize(out.len().next_multiple_of(stride as usize), 0xff);
+    }
+    out
+}
+
+/// Element `width` of each row of [`strided`].
+fn rows_of(b: &[u8], width: u64, stride: u64) -> Vec<Vec<f32>> {
+    b.chunks(stride as usize).map(|row| floats(&row[..width as usize * 4])).collect()
+}
+
+/// Squared error by squared size.
+fn nmse<A: Copy + Into<f64>>(got: &[A], want: &[f64]) -> f64 {
+    assert_eq!(got.len(), want.len());
+    let error: f64 = got.iter().zip(want).map(|(&g, w)| (g.into() - w).powi(2)).sum();
+    error / want.iter().map(|w| w * w).sum::<f64>().max(1e-300)
+}
+
+/// Norm, rotation by the row `angles`, as [`HeadPrep`] says.
+fn prepared(prep: HeadPrep, x: &[f32], angles: &[f32], gamma: &[f32]) -> Vec<f64> {
+    let mut y: Vec<f64> = x.iter().map(|&v| f64::from(v)).collect();
+    if let Some(eps) = prep.norm {
+        let mean = y.iter().map(|v| v * v).sum::<f64>() / y.len() as f64;
+        let f = 1.0 / (mean + f64::from(eps)).sqrt();
+        y.iter_mut().zip(gamma).for_each(|(v, &g)| *v *= f * f64::from(g));
+    }
+    if let Some((pairs, style)) = prep.rope {
+        let n = pairs as usize;
+        for i in 0..n {
+            let (c, s) = (f64::from(angles[i]), f64::from(angles[n + i]));
+            let (a, b) = if style == RopeStyle::Half { (i, i + n) } else { (2 * i, 2 * i + 1) };
+            (y[a], y[b]) = (y[a] * c - y[b] * s, y[b] * c + y[a] * s);
+        }
+    }
+    y
+}
+
+/// Angles of `tokens` tokens, and a gamma, as far as `prep` has them; as arguments and as numbers.
+fn prep_data(prep: HeadPrep, hd: u64, tokens: u64, r: &mut Random) -> (Vec<Vec<u8>>, Vec<Vec<f32>>, Vec<f32>) {
+    let mut args = vec![];
+    let pairs = prep.rope.map_or(0, |(pairs, _)| pairs);
+    let row = |r: &mut Random| -> Vec<f32> {
+        let angles: Vec<f64> = (0..pairs).map(|_| r.normal() * 3.0).collect();
+        let (cos, sin) = (angles.iter().map(|a| a.cos() as f32), angles.iter().map(|a| a.sin() as f32));
+        cos.chain(sin).collect()
+    };
+    let angles: Vec<Vec<f32>> = (0..tokens).map(|_| row(r)).collect();
+    if prep.rope.is_some() {
+        args.push(bytes(&angles.concat()));
+    }
+    let gamma: Vec<f32> = (0..hd).map(|_| 1.0 + r.normal() as f32 * 0.3).collect();
+    if prep.norm.is_some() {
+        args.push(bytes(&gamma));
+    }
+    (args, angles, gamma)
+}
