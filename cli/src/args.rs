@@ -5,7 +5,6 @@ use anyhow::Context;
 use clap::{Command, ValueEnum};
 use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
-use tilewright_codegen::target::Target;
 use tilewright_driver::{BuildOptions, Cache, TuneMode};
 use tilewright_passes::Activations;
 use tilewright_runtime::artifact::{self, OpenOptions};
@@ -55,23 +54,25 @@ pub enum Precision {
     Q8,
     /// The same for one token at a time; for many, bf16 with weights expanded on the way
     Bf16,
-    /// Single precision everywhere
+    /// f16 with a scale for each row, on GPUs
+    F16,
+    /// Single precision; on GPUs sums of two f16, about 22 bits
     F32,
 }
 
 /// How to compile.
 #[derive(clap::Args)]
 pub struct CompileArgs {
-    /// Target to compile for; `list targets` shows them [default: the best this machine has]
+    /// Target to compile for; `list targets` shows them, `cuda` is the GPU of this machine [default: its CPU]
     #[arg(long, value_name = "NAME")]
     target: Option<String>,
     /// Fusions to switch off, by pass name; `list passes` shows them
     #[arg(long, value_name = "NAME,..", value_delimiter = ',')]
     no_fuse: Vec<String>,
-    /// Activations of matmuls [default: bf16 where the target has tiles for it, else q8]
+    /// Activations of matmuls [default: f16 on GPUs, bf16 on CPUs with tiles for it, else q8]
     #[arg(long, value_enum)]
     activations: Option<Precision>,
-    /// Most tokens of a step of prefill [default: 64]
+    /// Most tokens of a step of prefill [default: 64, on GPUs 512]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=4096))]
     prefill_tokens: Option<u32>,
     /// Folder of built artifacts [default: compile-model in the platform's cache folder]
@@ -104,7 +105,7 @@ impl CompileArgs {
             return Err(usage("--frozen asks for records and --tune off for none"));
         }
         let mut options = match &self.target {
-            Some(name) => BuildOptions::for_target(Target::get(name)?),
+            Some(name) => BuildOptions::for_target(tilewright_driver::target::find(name)?),
             None => BuildOptions::for_host()?,
         };
         options.frozen = self.frozen;
@@ -122,6 +123,8 @@ impl CompileArgs {
             None => options.activations,
             Some(Precision::Q8) => Activations::Q8,
             Some(Precision::Bf16) => Activations::Bf16,
+            Some(Precision::F16) => Activations::F16,
+            Some(Precision::F32) if options.target.gpu().is_some() => Activations::F16Pair,
             Some(Precision::F32) => Activations::F32,
         };
         options.off = self.no_fuse.iter().filter(|n| !n.is_empty()).cloned().collect();

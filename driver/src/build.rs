@@ -11,7 +11,9 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use tilewright_codegen::backend::{self, Backend};
 use tilewright_codegen::lower::{LowerContext, Lowered, LoweredCall, PackedWeight, Packing, WeightMap, lower};
-use tilewright_codegen::pack::{Fragments, Layout, PackError, ROWS, pack_panel};
+use tilewright_codegen::pack::{Fragments, Layout, Order, PackError, ROWS, pack_panel};
+use tilewright_codegen::ptx;
+use tilewright_codegen::schedules::gpu::FEW;
 use tilewright_codegen::schedules::{Schedule, defaults};
 use tilewright_codegen::target::{PrefillActivations, Target};
 use tilewright_ir::graph::{Elem, Graph, OpKind};
@@ -20,10 +22,10 @@ use tilewright_models::format::{BlockFormat, FormatSet};
 use tilewright_models::model::Model;
 use tilewright_passes::{Activations, PassContext, PassManager, Report};
 use tilewright_runtime::artifact::{
-    ArtifactWriter, CHAT_TEMPLATE, Choice, GRAPH, KERNELS, ManifestInfo, ModelIdentity, SourceFile, TOKENIZER,
-    TargetInfo, TokenizerFacts, kernels_of,
+    ArtifactWriter, CHAT_TEMPLATE, Choice, GRAPH, KERNELS, KERNELS_PTX, ManifestInfo, ModelIdentity, SourceFile,
+    TOKENIZER, TargetInfo, TokenizerFacts, kernels_of,
 };
-use tilewright_runtime::plan::{Call, KvLayer, ModelFacts, Plan, Program, RopeTable};
+use tilewright_runtime::plan::{Call, KvLayer, Launch, ModelFacts, Plan, Program, RopeTable};
 
 /// What to build for.
 #[derive(Clone, Debug)]
@@ -60,14 +62,16 @@ impl BuildOptions {
     /// Defaults for that machine.
     pub fn for_target(target: Target) -> BuildOptions {
         let activations = match target.prefill_activations {
+            _ if target.gpu().is_some() => Activations::F16,
             PrefillActivations::Q8 => Activations::Q8,
             PrefillActivations::Bf16 => Activations::Bf16,
         };
+        let prefill_tokens = if target.gpu().is_some() { 512 } else { 64 };
         BuildOptions {
             target,
             activations,
             off: BTreeSet::new(),
-            prefill_tokens: 64,
+            prefill_tokens,
             ctx: None,
             dump: None,
             tune: TuneMode::default(),
@@ -77,21 +81,63 @@ impl BuildOptions {
         }
     }
 
-    /// The programs, most tokens and activations: decoding; a few tokens (drafts, the end of a prompt), which read the
-    /// weights as rarely but should not pay for eight; prefill. Few tokens have nothing to gain from expanded weights.
-    fn programs(&self) -> Vec<(u32, Activations)> {
-        let few = if self.activations == Activations::Bf16 { Activations::Q8 } else { self.activations };
+    /// The programs by rising tokens: decoding; a few tokens (drafts, the end of a prompt), which read the weights as rarely
+    /// but should not pay for many; prefill.
+    ///
+    /// On a CPU, few tokens have nothing to gain from expanded weights. On a GPU, every block can norm and round the rows of a
+    /// few tokens itself.
+    fn programs(&self) -> Vec<ProgramKind> {
         let most = self.prefill_tokens;
-        let mut programs = vec![(1, few), (4, few)];
-        programs.retain(|p| p.0 < most);
-        programs.push((most, if most == 1 { few } else { self.activations }));
+        let (few, some) = match (self.target.gpu().is_some(), self.activations) {
+            (true, kind) => (kind, vec![1, FEW, 64]),
+            (false, Activations::Bf16) => (Activations::Q8, vec![1, 4]),
+            (false, kind) => (kind, vec![1, 4]),
+        };
+        let few_tokens = |tokens: u32| self.target.gpu().is_some() && tokens <= FEW;
+        let kind = |tokens: u32, activations| ProgramKind { tokens, activations, few_tokens: few_tokens(tokens) };
+        let mut programs: Vec<ProgramKind> = some.into_iter().filter(|&n| n < most).map(|n| kind(n, few)).collect();
+        programs.push(kind(most, if most == 1 { few } else { self.activations }));
         programs
+    }
+
+    /// For a GPU, the terms of f16 that stand for an f32; an error if the activations are for other machines.
+    fn terms(&self) -> Result<Option<u64>, DriverError> {
+        match (self.target.gpu().is_some(), self.activations) {
+            (true, Activations::F16) => Ok(Some(1)),
+            (true, Activations::F16Pair) => Ok(Some(2)),
+            (false, Activations::F16 | Activations::F16Pair) | (true, _) => Err(DriverError::Activations {
+                activations: format!("{:?}", self.activations).to_lowercase(),
+                target: self.target.name.clone(),
+            }),
+            (false, _) => Ok(None),
+        }
+    }
+
+    /// How the weights of that format are packed.
+    fn layout(&self, format: &str) -> Option<Result<Layout, PackError>> {
+        let order = if self.target.gpu().is_some() { Order::Fragments } else { Order::Panels };
+        FormatSet::builtin().get(format).map(|f| Layout::in_order(f, order))
     }
 
     /// Text of everything but the records that changes the result, for cache keys.
     pub fn key(&self) -> String {
         let BuildOptions { target, activations, off, prefill_tokens, ctx, .. } = self;
         format!("{} {activations:?} off{off:?} prefill{prefill_tokens} ctx{ctx:?}", target.name)
+    }
+}
+
+/// A program, before it is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct ProgramKind {
+    tokens: u32,
+    activations: Activations,
+    few_tokens: bool,
+}
+
+impl ProgramKind {
+    /// Programs of which this is the same have one graph.
+    fn graph(self) -> (Activations, bool) {
+        (self.activations, self.few_tokens)
     }
 }
 
@@ -141,12 +187,8 @@ pub struct Compiled {
     pub choices: Vec<Choice>,
 }
 
-fn layout_of(name: &str) -> Option<Result<Layout, PackError>> {
-    FormatSet::builtin().get(name).map(|f| Layout::of(f))
-}
-
 fn takes_q8(name: &str) -> bool {
-    matches!(layout_of(name), Some(Ok(l)) if l.takes_q8())
+    matches!(FormatSet::builtin().get(name).map(|f| Layout::of(f)), Some(Ok(l)) if l.takes_q8())
 }
 
 /// Kernels without duplicates: equal schedule, parameters and back end, equal kernel.
@@ -183,7 +225,13 @@ impl KernelTable<'_> {
         Ok(i)
     }
 
-    /// One object for each back end that has kernels; the first one is `kernels.o`.
+    /// How the kernels of a GPU are launched.
+    fn launches(&self) -> Vec<Launch> {
+        let of = |kernel| ptx::launch(kernel, self.target);
+        if self.target.gpu().is_some() { self.kernels.iter().map(of).collect() } else { vec![] }
+    }
+
+    /// One file for each back end that has kernels: for a CPU objects, the first of them `kernels.o`.
     fn objects(&self) -> Result<Vec<(String, Vec<u8>)>, DriverError> {
         let mut out = vec![];
         for backend in backend::all() {
@@ -192,7 +240,11 @@ impl KernelTable<'_> {
             if kernels.is_empty() {
                 continue;
             }
-            let file = if out.is_empty() { KERNELS.to_string() } else { kernels_of(backend.name()) };
+            let file = match (self.target.gpu(), out.is_empty()) {
+                (Some(_), _) => KERNELS_PTX.to_string(),
+                (None, true) => KERNELS.to_string(),
+                (None, false) => kernels_of(backend.name()),
+            };
             out.push((file, backend.object(&kernels, self.target)?));
         }
         Ok(out)
@@ -207,13 +259,13 @@ fn fused(
 ) -> Result<(Vec<Graph>, Report, u64), DriverError> {
     let ctx = options.ctx.map_or(model.hyper().n_ctx, |ctx| model.hyper().n_ctx.min(ctx.into()));
     let (mut graphs, mut report) = (vec![], None);
-    let mut kinds: Vec<Activations> = options.programs().into_iter().map(|(_, activations)| activations).collect();
+    let mut kinds: Vec<(Activations, bool)> = options.programs().into_iter().map(ProgramKind::graph).collect();
     kinds.dedup();
-    for activations in kinds {
+    for (activations, few_tokens) in kinds {
         progress(Progress::Stage("graph"));
         let mut graph = model.graph_for(ctx)?;
         progress(Progress::Stage("passes"));
-        let cx = PassContext { activations, takes_q8: &takes_q8, few_tokens: false };
+        let cx = PassContext { activations, takes_q8: &takes_q8, few_tokens };
         let manager = PassManager { off: options.off.clone(), dump: options.dump.clone(), verify: true, context: cx };
         let passes = manager.run(&mut graph)?;
         report.get_or_insert(passes);
@@ -225,15 +277,16 @@ fn fused(
 /// The programs with their graphs; those of few tokens, which come first, have the first.
 fn programs<'a>(options: &BuildOptions, graphs: &'a [Graph]) -> impl Iterator<Item = (u32, &'a Graph)> {
     let programs = options.programs();
-    let few = programs[0].1;
-    programs.into_iter().map(move |(tokens, kind)| (tokens, &graphs[if kind == few { 0 } else { graphs.len() - 1 }]))
+    let few = programs[0].graph();
+    programs.into_iter().map(move |p| (p.tokens, &graphs[if p.graph() == few { 0 } else { graphs.len() - 1 }]))
 }
 
 /// The distinct operations of all programs.
 pub(crate) fn operations(model: &Model, options: &BuildOptions) -> Result<Vec<Operation>, DriverError> {
     let (graphs, ..) = fused(model, options, &mut |_| {})?;
     let params = |s: &dyn Schedule| defaults(&s.space());
-    let cx = LowerContext { layout: &layout_of, params: &params, terms: None };
+    let layout = |format: &str| options.layout(format);
+    let cx = LowerContext { layout: &layout, params: &params, terms: options.terms()? };
     let mut weights = WeightMap::default();
     let mut out: Vec<Operation> = vec![];
     let mut index: HashMap<String, usize> = HashMap::new();
@@ -263,15 +316,17 @@ pub fn compile(
     let mut weights = WeightMap::default();
     let chooser = Chooser::new(options)?;
     let params = |s: &dyn Schedule| chooser.choose(s).params.clone();
-    let cx = LowerContext { layout: &layout_of, params: &params, terms: None };
+    let layout = |format: &str| options.layout(format);
+    let cx = LowerContext { layout: &layout, params: &params, terms: options.terms()? };
     let mut table = KernelTable::new(&options.target);
     let mut lowered = vec![];
-    let mut per_token = 0;
+    let (mut per_token, mut counters) = (0, 0);
     for (tokens, graph) in programs(options, &graphs) {
         let one = lower(graph, tokens, &mut weights, &cx)?;
         if tokens == 1 {
             per_token = one.calls.iter().map(|c| c.weight_bytes).sum();
         }
+        counters = counters.max(one.counters_bytes);
         lowered.push(program(one, tokens, &mut table, &chooser)?);
     }
     chooser.warnings().iter().for_each(|w| progress(Progress::Warning(w)));
@@ -307,8 +362,8 @@ pub fn compile(
         rope: graph.rope.iter().map(|r| RopeTable { inv_freq: r.inv_freq.clone(), scale: r.scale }).collect(),
         programs: lowered,
         weights_bytes: weights.bytes,
-        launches: vec![],
-        counters_bytes: 0,
+        launches: table.launches(),
+        counters_bytes: counters,
     };
     plan.validate(|name| table.names.iter().any(|n| n == name))?;
     Ok(Compiled { graphs, passes, plan, kernels: table.kernels, objects, weights, choices })
@@ -320,20 +375,21 @@ fn program(
     table: &mut KernelTable<'_>,
     chooser: &Chooser<'_>,
 ) -> Result<Program, DriverError> {
-    let call = |c: LoweredCall| {
+    let mut call = |c: LoweredCall| {
         let chosen = chooser.choose(c.schedule.as_ref());
         let chunks = c.schedule.chunks(&chosen.params);
         let kernel = table.intern(&c.label, c.schedule.as_ref(), chosen)?;
-        Ok(Call { kernel, chunks, label: c.label, args: c.args, scalars: c.scalars })
+        Ok::<Call, DriverError>(Call { kernel, chunks, label: c.label, args: c.args, scalars: c.scalars })
     };
+    let calls = lowered.calls.into_iter().map(&mut call).collect::<Result<_, _>>()?;
     Ok(Program {
-        calls: lowered.calls.into_iter().map(call).collect::<Result<_, DriverError>>()?,
+        calls,
+        next: lowered.next.map(call).transpose()?,
         max_tokens: tokens,
         arena_bytes: lowered.arena_bytes,
         head_start: lowered.head_start as u32,
         logits: lowered.output.0,
         logits_stride: lowered.output.1,
-        next: None,
     })
 }
 

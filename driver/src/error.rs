@@ -29,6 +29,17 @@ pub enum DriverError {
     /// The target.
     #[error(transparent)]
     Target(#[from] tilewright_codegen::target::TargetError),
+    /// The GPU, or what it needs.
+    #[error(transparent)]
+    Gpu(#[from] tilewright_runtime::cuda::GpuError),
+    /// Activations that the target's kernels do not take.
+    #[error("{activations} activations are not for {target}: a GPU takes f16 and f32, a CPU q8, bf16 and f32")]
+    Activations {
+        /// What was asked for.
+        activations: String,
+        /// The target.
+        target: String,
+    },
     /// A kernel breaks a rule of kernel IR: a bug in its schedule.
     #[error("kernel {name}: {message}")]
     Kernel {

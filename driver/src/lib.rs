@@ -23,6 +23,7 @@ mod cache;
 mod error;
 mod oracle;
 mod records;
+pub mod target;
 mod tune;
 
 pub use build::{BuildOptions, BuildReport, Compiled, Progress, build, compile};
