@@ -7,9 +7,13 @@
 //! Rounding to f16 inside a product is the same computation in another node, and gives the same bits.
 
 use std::collections::BTreeMap;
+use tilewright_codegen::lower::{LowerContext, WeightMap, lower};
+use tilewright_codegen::pack::Layout;
+use tilewright_codegen::schedules::defaults;
 use tilewright_ir::graph::interp::{Interp, KvPrecision, Real, Tensor};
 use tilewright_ir::graph::random::{RandomWeights, VOCAB, random_graph};
 use tilewright_ir::graph::{Elem, Graph, OpKind, parse};
+use tilewright_models::format::FormatSet;
 use tilewright_passes::{Activations, PIPELINE, PassContext, PassManager, Report};
 
 /// Largest difference, relative to the largest value of its tensor.
@@ -194,6 +198,19 @@ fn near_f32(activations: Activations, elem: Elem, limit: f64) {
         assert!(error < limit * size, "seed {seed}: {error} of {size}");
     }
     assert!(rounded > 0);
+}
+
+#[test]
+fn products_of_f16_are_refused_for_a_cpu_and_not_taken_for_others() {
+    let layout = |name: &str| FormatSet::builtin().get(name).map(|f| Layout::of(f));
+    let cx = LowerContext { layout: &layout, params: &|schedule| defaults(&schedule.space()) };
+    for activations in [Activations::F16, Activations::F16Pair] {
+        for (off, op) in [(&["fuse-quantize-matmul"][..], "quantize"), (&[], "matmul")] {
+            let (g, _) = compiled(&graph(3), activations, off);
+            let message = lower(&g, 1, &mut WeightMap::default(), &cx).map(|_| ()).unwrap_err().to_string();
+            assert!(message.starts_with(op) && message.ends_with("f16 activations are for GPU targets"), "{message}");
+        }
+    }
 }
 
 #[test]
