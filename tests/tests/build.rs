@@ -78,7 +78,9 @@ const Q8_LIMIT: f32 = 2e-2;
 
 #[test]
 fn every_fusion_off_gives_the_same_to_rounding() {
-    let mut switchable: Vec<&str> = PIPELINE.iter().filter(|r| r.switchable).map(|r| r.pass.name()).collect();
+    let names = PIPELINE.iter().filter(|r| r.switchable).map(|r| r.pass.name());
+    // It folds f16 rows, which programs of a CPU have none of.
+    let mut switchable: Vec<&str> = names.filter(|n| *n != "fuse-quantize-matmul").collect();
     assert!(switchable.len() >= 8, "{switchable:?}");
     switchable.push("all of them");
     let mut used: BTreeSet<&str> = BTreeSet::new();

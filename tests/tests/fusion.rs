@@ -4,11 +4,16 @@
 //! it swaps, so results agree to the last bits: the bound is [`BOUND`]. That holds with int8 activations, too: a rounding
 //! tie would flip only if what is rounded differed in f64's last bits, which then shows as one code, 1/127 of a block's
 //! largest value. None of these graphs has one; one that fails by that much and no more is a tie, not a wrong fusion.
+//! Rounding to f16 inside a product is the same computation in another node, and gives the same bits.
 
 use std::collections::BTreeMap;
-use tilewright_ir::graph::interp::{Interp, KvPrecision, Tensor};
+use tilewright_codegen::lower::{LowerContext, WeightMap, lower};
+use tilewright_codegen::pack::Layout;
+use tilewright_codegen::schedules::defaults;
+use tilewright_ir::graph::interp::{Interp, KvPrecision, Real, Tensor};
 use tilewright_ir::graph::random::{RandomWeights, VOCAB, random_graph};
 use tilewright_ir::graph::{Elem, Graph, OpKind, parse};
+use tilewright_models::format::FormatSet;
 use tilewright_passes::{Activations, PIPELINE, PassContext, PassManager, Report};
 
 /// Largest difference, relative to the largest value of its tensor.
@@ -34,10 +39,10 @@ fn switches() -> Vec<&'static str> {
     PIPELINE.iter().filter(|r| r.switchable).map(|r| r.pass.name()).collect()
 }
 
-/// The graph after the pipeline without `off`, and what was done.
+/// The graph after the pipeline without `off`, and what was done. Those of f16 are for few tokens, others' passes do not ask.
 fn compiled(g: &Graph, activations: Activations, off: &[&str]) -> (Graph, Report) {
     let takes_q8 = |format: &str| format.starts_with('q');
-    let mut manager = PassManager::new(PassContext { activations, takes_q8: &takes_q8 });
+    let mut manager = PassManager::new(PassContext { activations, takes_q8: &takes_q8, few_tokens: true });
     manager.off = off.iter().map(|n| n.to_string()).collect();
     let mut g = g.clone();
     let report = manager.run(&mut g).unwrap_or_else(|e| panic!("{}: {e}", g.name));
@@ -46,20 +51,26 @@ fn compiled(g: &Graph, activations: Activations, off: &[&str]) -> (Graph, Report
 
 /// Outputs and caches after two steps.
 fn results(g: &Graph, seed: u64) -> Vec<Vec<f64>> {
+    results_in::<f64>(g, seed)
+}
+
+/// [`results`] of a run in `R`.
+fn results_in<R: Real>(g: &Graph, seed: u64) -> Vec<Vec<f64>> {
+    let wide = |v: &[R]| v.iter().map(|v| v.f64()).collect::<Vec<f64>>();
     let weights = RandomWeights { seed };
-    let mut interp = Interp::<f64>::with_kv(g, &weights, KvPrecision::Exact).unwrap_or_else(|e| panic!("{e}\n{g}"));
+    let mut interp = Interp::<R>::with_kv(g, &weights, KvPrecision::Exact).unwrap_or_else(|e| panic!("{e}\n{g}"));
     let mut out = vec![];
     for range in [0..4, 4..6] {
         let tokens: Vec<u32> = range.map(|i| ((i * 11 + seed) % VOCAB) as u32).collect();
         for t in interp.run(&tokens).unwrap_or_else(|e| panic!("{e}\n{g}")) {
             out.push(match t {
                 Tensor::I32(v) => v.into_iter().map(f64::from).collect(),
-                other => other.floats(),
+                other => wide(&other.floats()),
             });
         }
     }
     let caches = (0..).map_while(|i| interp.kv(i));
-    out.extend(caches.flat_map(|kv| [kv.keys().to_vec(), kv.values().to_vec()]));
+    out.extend(caches.flat_map(|kv| [wide(kv.keys()), wide(kv.values())]));
     out
 }
 
@@ -122,17 +133,43 @@ fn all_worked(counts: &BTreeMap<&'static str, usize>, idle: &[&str]) {
 #[test]
 fn fusions_keep_results_with_f32_activations() {
     let counts = check_all(Activations::F32);
-    all_worked(&counts, &["choose-precision", "fuse-norm-quantize", "fuse-quantize"]);
+    all_worked(&counts, &["choose-precision", "fuse-norm-quantize", "fuse-quantize", "fuse-quantize-matmul"]);
 }
 
 #[test]
 fn fusions_keep_results_with_int8_activations() {
-    all_worked(&check_all(Activations::Q8), &[]);
+    all_worked(&check_all(Activations::Q8), &["fuse-quantize-matmul"]);
 }
 
 #[test]
 fn fusions_keep_results_with_bf16_activations() {
-    all_worked(&check_all(Activations::Bf16), &[]);
+    all_worked(&check_all(Activations::Bf16), &["fuse-quantize-matmul"]);
+}
+
+#[test]
+fn fusions_keep_results_with_f16_activations() {
+    all_worked(&check_all(Activations::F16), &["fuse-quantize"]);
+}
+
+#[test]
+fn fusions_keep_results_with_pairs_of_f16_as_activations() {
+    all_worked(&check_all(Activations::F16Pair), &["fuse-quantize"]);
+}
+
+#[test]
+fn rounding_inside_products_keeps_every_bit() {
+    let (mut folded, mut left) = (0, 0);
+    for seed in 0..GRAPHS {
+        let g = graph(seed);
+        let activations = if seed % 2 == 0 { Activations::F16 } else { Activations::F16Pair };
+        let (apart, _) = compiled(&g, activations, &["fuse-quantize-matmul"]);
+        let (inside, report) = compiled(&g, activations, &[]);
+        folded += report.rewrites("fuse-quantize-matmul");
+        left += inside.order().iter().filter(|&&n| inside.node(n).op == OpKind::Quantize).count();
+        assert_eq!(results_in::<f32>(&apart, seed), results_in::<f32>(&inside, seed), "seed {seed}, f32\n{inside}");
+        assert_eq!(results(&apart, seed), results(&inside, seed), "seed {seed}, f64\n{inside}");
+    }
+    assert!(folded > 1000 && left == 0, "{folded} folded, {left} left");
 }
 
 #[test]
@@ -140,13 +177,18 @@ fn rounded_activations_are_near_f32_ones() {
     // Of a block's largest value, and of each value.
     near_f32(Activations::Q8, Elem::Q8, 0.01);
     near_f32(Activations::Bf16, Elem::BF16, 0.001);
+    near_f32(Activations::F16, Elem::F16, 1e-5);
+    near_f32(Activations::F16Pair, Elem::F16Pair, 1e-11);
 }
 
 fn near_f32(activations: Activations, elem: Elem, limit: f64) {
     let mut rounded = 0;
     for seed in 0..100 {
         let g = graph(seed);
-        let (a, b) = (results(&compiled(&g, Activations::F32, &[]).0, seed), compiled(&g, activations, &[]).0);
+        let (a, b) = (
+            results(&compiled(&g, Activations::F32, &[]).0, seed),
+            compiled(&g, activations, &["fuse-quantize-matmul"]).0,
+        );
         rounded += b.order().iter().filter(|&&n| b.ty(n).elem == elem).count();
         // The logits of the first step: a block's values lose up to 1/254 of its largest, a few times over.
         let (a, b) = (&a[0], &results(&b, seed)[0]);
@@ -159,9 +201,23 @@ fn near_f32(activations: Activations, elem: Elem, limit: f64) {
 }
 
 #[test]
+fn products_of_f16_are_refused_for_a_cpu_and_not_taken_for_others() {
+    let layout = |name: &str| FormatSet::builtin().get(name).map(|f| Layout::of(f));
+    let cx = LowerContext { layout: &layout, params: &|schedule| defaults(&schedule.space()) };
+    for activations in [Activations::F16, Activations::F16Pair] {
+        for (off, op) in [(&["fuse-quantize-matmul"][..], "quantize"), (&[], "matmul")] {
+            let (g, _) = compiled(&graph(3), activations, off);
+            let message = lower(&g, 1, &mut WeightMap::default(), &cx).map(|_| ()).unwrap_err().to_string();
+            assert!(message.starts_with(op) && message.ends_with("f16 activations are for GPU targets"), "{message}");
+        }
+    }
+}
+
+#[test]
 fn a_fused_graph_is_a_fixpoint_and_keeps_its_text() {
     for seed in 0..GRAPHS {
-        let activations = if seed % 2 == 0 { Activations::Q8 } else { Activations::Bf16 };
+        let all = [Activations::Q8, Activations::Bf16, Activations::F16, Activations::F16Pair];
+        let activations = all[seed as usize % all.len()];
         let (g, _) = compiled(&graph(seed), activations, &[]);
         let text = g.to_string();
         let again = parse(&text).unwrap_or_else(|e| panic!("seed {seed}: {e}\n{text}"));
