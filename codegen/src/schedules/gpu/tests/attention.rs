@@ -3,6 +3,8 @@
 use super::super::super as cpu;
 use super::super::Attention;
 use super::*;
+use tilewright_ir::kernel::{Block, Opcode};
+use tilewright_ptx_emu::FaultKind;
 
 struct Shape {
     heads: u64,
@@ -169,5 +171,49 @@ fn what_there_is_no_kernel_for() {
     assert!(Attention::new(op(64, Some(4096))).is_ok());
     for bad in [op(64, None), op(12, Some(4096)), op(264, Some(4096))] {
         assert!(!Attention::new(bad).unwrap_err().is_empty());
+    }
+}
+
+/// The block without any `op`.
+fn without(block: &mut Block, op: Opcode) {
+    block.insts.retain(|i| i.op != op);
+    block.insts.iter_mut().flat_map(|i| &mut i.blocks).for_each(|b| without(b, op));
+}
+
+#[test]
+fn what_it_waits_for_is_needed() {
+    let mut r = Random::new();
+    let op = cpu::Attention {
+        heads: 4,
+        kv_heads: 2,
+        head_dim: 64,
+        q_stride: 1024,
+        prep: HeadPrep::default(),
+        scale: 0.1,
+        window: 0,
+        softcap: 0.0,
+        out_stride: Some(1024),
+        max_tokens: 1,
+    };
+    let s = Attention::new(op).unwrap();
+    let p = params(&s, &[("splits", 2), ("keys", 32)]);
+    let cache = |r: &mut Random| (0..2 * 256 * 64).flat_map(|_| f16::from_f64(r.normal()).to_le_bytes()).collect();
+    let mut buffers = vec![bytes(&r.floats(256, 1.0)), cache(&mut r), cache(&mut r), vec![0; 1024]];
+    buffers.extend([s.parts_bytes(&p), s.counters_bytes(&p)].map(|n| vec![0; n as usize]));
+    for (op, kind) in [
+        (None, None),
+        (Some(Opcode::Barrier), Some(FaultKind::Race)),
+        (Some(Opcode::CopyWait), Some(FaultKind::MissingWait)),
+        (Some(Opcode::WaitPrior), Some(FaultKind::DependencyWait)),
+    ] {
+        let mut kernel = s.build("k", &p);
+        if let Some(op) = op {
+            without(&mut kernel.body, op);
+        }
+        let text = Ptx.object(std::slice::from_ref(&kernel), &Target::get("sm_90").unwrap()).unwrap();
+        let module = Module::parse(&String::from_utf8(text).unwrap()).unwrap();
+        let options = Options { seed: r.next(), ..Options::default() };
+        let out = emulate(&kernel, &module, s.chunks(&p), &buffers, &[1, 150, 256], &options);
+        assert_eq!(out.err().map(|e| e.kind), kind, "seed {}, without {op:?}", r.seed);
     }
 }

@@ -4,7 +4,8 @@
 mod attention;
 mod rows;
 
-use super::super::{HeadPrep, Params, RopeStyle, Schedule, defaults};
+use super::super::{self as cpu, HeadPrep, Params, RopeStyle, Schedule, defaults};
+use super::Attention;
 use crate::backend::Backend;
 use crate::ptx::{Ptx, shared_bytes};
 use crate::target::Target;
@@ -185,4 +186,39 @@ fn prep_data(prep: HeadPrep, hd: u64, tokens: u64, r: &mut Random) -> (Vec<Vec<u
         args.push(bytes(&gamma));
     }
     (args, angles, gamma)
+}
+
+#[test]
+fn each_value_of_each_axis_makes_a_kernel() {
+    let gpu = Target::get("sm_90").unwrap();
+    let op = |heads, kv_heads, head_dim, max_tokens| cpu::Attention {
+        heads,
+        kv_heads,
+        head_dim,
+        q_stride: 65536,
+        prep: HeadPrep { norm: Some(1e-5), rope: Some((head_dim / 2, RopeStyle::Half)) },
+        scale: 0.1,
+        window: 512,
+        softcap: 30.0,
+        out_stride: Some(65536),
+        max_tokens,
+    };
+    let shapes = [op(32, 8, 128, 1), op(32, 8, 128, 512), op(8, 4, 256, 1), op(8, 4, 256, 64), op(9, 3, 64, 16)];
+    for op in shapes {
+        let s = Attention::new(op).unwrap();
+        for axis in s.space() {
+            for &value in &axis.values {
+                let p = params(&s, &[(axis.name, value)]);
+                let kernel = s.build("k", &p);
+                Ptx.check(&kernel, &gpu).unwrap_or_else(|e| panic!("{} {p:?}: {e:?}", s.signature()));
+                let small = value == axis.values[0];
+                assert!(!small || shared_bytes(&kernel) <= 99 << 10, "{} {p:?}", s.signature());
+            }
+        }
+        // As many pointers and scalars as are declared.
+        let kernel = s.build("k", &params(&s, &[]));
+        let pointers = kernel.params.iter().filter(|p| kernel.ty(p.value) == Type::PTR).count();
+        let o = s.operands();
+        assert_eq!((o.pointers.len(), o.scalars.len()), (pointers, kernel.params.len() - pointers));
+    }
 }
