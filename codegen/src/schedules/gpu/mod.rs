@@ -1,8 +1,8 @@
 //! The schedules of [`super`] for GPUs: the same operations with the same arguments, by blocks of threads.
 //!
 //! A chunk is a block. Memory that an argument points to begins at a multiple of 16 bytes, and its rows do; then vectors of
-//! rows whose width allows it are aligned. A kernel waits for the one before it ([`block::Thread::start`]) before it reads
-//! anything, and lets the next one be launched at once.
+//! rows whose width allows it are aligned. A kernel waits for the one before it before it reads
+//! anything, and lets the next one be launched at once (`block::Thread::start`).
 //!
 //! | file | what |
 //! |---|---|

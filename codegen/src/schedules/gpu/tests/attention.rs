@@ -3,6 +3,8 @@
 use super::super::super as cpu;
 use super::super::Attention;
 use super::*;
+use tilewright_ir::kernel::{Block, Opcode};
+use tilewright_ptx_emu::FaultKind;
 
 struct Shape {
     heads: u64,
@@ -16,7 +18,7 @@ struct Shape {
     prep: HeadPrep,
 }
 
-/// The squared error by squared size of all results.
+/// The squared error by squared size of all results; the largest of all runs.
 fn error(shape: &Shape, changes: &[(&'static str, i64)]) -> f64 {
     let mut r = Random::new();
     let &Shape { heads, kv_heads, hd, tokens, max_tokens, past, window, softcap, prep } = shape;
@@ -55,13 +57,13 @@ fn error(shape: &Shape, changes: &[(&'static str, i64)]) -> f64 {
     if counters > 0 {
         buffers.extend([vec![0xff; s.parts_bytes(&p) as usize], vec![0; counters as usize]]);
     }
-    let got = run(&s, &p, &buffers, &[tokens, past, capacity].map(|n| n as i64), &mut r);
+    let runs = run(&s, &p, &buffers, &[tokens, past, capacity].map(|n| n as i64), &mut r);
     let who = format!("seed {}, {} {p:?}", r.seed, s.signature());
-    if counters > 0 {
-        assert!(got[at + 2].iter().all(|b| *b == 0), "{who}: counters are left");
-    }
     let end = (out_stride * tokens) as usize;
-    assert!(got[at][end..] == buffers[at][end..], "{who}: wrote behind its rows");
+    for got in &runs {
+        assert!(counters == 0 || got[at + 2].iter().all(|b| *b == 0), "{who}: counters are left");
+        assert!(got[at][end..] == buffers[at][end..], "{who}: wrote behind its rows");
+    }
 
     let (k, v) = (halves(&k), halves(&v));
     let mut want = vec![];
@@ -91,10 +93,10 @@ fn error(shape: &Shape, changes: &[(&'static str, i64)]) -> f64 {
             want.extend(sum);
         }
     }
-    let got: Vec<f32> = rows_of(&got[at], width, out_stride).concat()[..want.len()].to_vec();
-    let e = nmse(&got, &want);
-    assert!(e.is_finite(), "{who}: nmse {e}");
-    e
+    let of = |out: &[Vec<u8>]| nmse(&rows_of(&out[at], width, out_stride).concat()[..want.len()], &want);
+    let errors: Vec<f64> = runs.iter().map(|out| of(out)).collect();
+    assert!(errors.iter().all(|e| e.is_finite()), "{who}: nmse {errors:?}");
+    errors.into_iter().fold(0.0, f64::max)
 }
 
 /// Largest error with one term, and with two.
@@ -169,5 +171,49 @@ fn what_there_is_no_kernel_for() {
     assert!(Attention::new(op(64, Some(4096)), 1).is_ok());
     for bad in [op(64, None), op(12, Some(4096)), op(264, Some(4096))] {
         assert!(!Attention::new(bad, 1).unwrap_err().is_empty());
+    }
+}
+
+/// The block without any `op`.
+fn without(block: &mut Block, op: Opcode) {
+    block.insts.retain(|i| i.op != op);
+    block.insts.iter_mut().flat_map(|i| &mut i.blocks).for_each(|b| without(b, op));
+}
+
+#[test]
+fn what_it_waits_for_is_needed() {
+    let mut r = Random::new();
+    let op = cpu::Attention {
+        heads: 4,
+        kv_heads: 2,
+        head_dim: 64,
+        q_stride: 1024,
+        prep: HeadPrep::default(),
+        scale: 0.1,
+        window: 0,
+        softcap: 0.0,
+        out_stride: Some(1024),
+        max_tokens: 1,
+    };
+    let s = Attention::new(op).unwrap();
+    let p = params(&s, &[("splits", 2), ("keys", 32)]);
+    let cache = |r: &mut Random| (0..2 * 256 * 64).flat_map(|_| f16::from_f64(r.normal()).to_le_bytes()).collect();
+    let mut buffers = vec![bytes(&r.floats(256, 1.0)), cache(&mut r), cache(&mut r), vec![0; 1024]];
+    buffers.extend([s.parts_bytes(&p), s.counters_bytes(&p)].map(|n| vec![0; n as usize]));
+    for (op, kind) in [
+        (None, None),
+        (Some(Opcode::Barrier), Some(FaultKind::Race)),
+        (Some(Opcode::CopyWait), Some(FaultKind::MissingWait)),
+        (Some(Opcode::WaitPrior), Some(FaultKind::DependencyWait)),
+    ] {
+        let mut kernel = s.build("k", &p);
+        if let Some(op) = op {
+            without(&mut kernel.body, op);
+        }
+        let text = Ptx.object(std::slice::from_ref(&kernel), &Target::get("sm_90").unwrap()).unwrap();
+        let module = Module::parse(&String::from_utf8(text).unwrap()).unwrap();
+        let options = Options { seed: r.next(), ..Options::default() };
+        let out = emulate(&kernel, &module, s.chunks(&p), &buffers, &[1, 150, 256], &options);
+        assert_eq!(out.err().map(|e| e.kind), kind, "seed {}, without {op:?}", r.seed);
     }
 }

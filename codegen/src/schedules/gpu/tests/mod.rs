@@ -1,12 +1,18 @@
-//! Each schedule at odd shapes on random data, by the interpreter, against f64 references written here.
+//! Each schedule at odd shapes on random data, by the interpreter and by the emulator of PTX, against f64
+//! references written here.
 
 mod attention;
 mod rows;
 
-use super::super::{HeadPrep, Params, RopeStyle, Schedule, defaults};
+use super::super::{self as cpu, HeadPrep, Params, RopeStyle, Schedule, defaults};
+use super::Attention;
+use crate::backend::Backend;
+use crate::ptx::{Ptx, shared_bytes};
+use crate::target::Target;
 use crate::tests::Random;
 use half::f16;
-use tilewright_ir::kernel::{interp, print};
+use tilewright_ir::kernel::{Kernel, Type, interp, print};
+use tilewright_ptx_emu::{Arg, Config, Device, DevicePtr, Fault, Launch, Module, Options};
 
 /// A point of the schedule's space, the default but for `changes`.
 fn params(s: &dyn Schedule, changes: &[(&'static str, i64)]) -> Params {
@@ -15,22 +21,77 @@ fn params(s: &dyn Schedule, changes: &[(&'static str, i64)]) -> Params {
     p
 }
 
-/// Runs all blocks, in a random order; the buffers afterwards. What a kernel writes besides, it must not.
-fn run(s: &dyn Schedule, p: &Params, buffers: &[Vec<u8>], scalars: &[i64], random: &mut Random) -> Vec<Vec<u8>> {
+/// Runs all blocks by the interpreter, in a random order, then their PTX in the emulator, twice in a row and overlapping, with
+/// several seeds: races, and what is read before the kernel in front has ended, show there. The buffers after each run.
+fn run(s: &dyn Schedule, p: &Params, buffers: &[Vec<u8>], scalars: &[i64], random: &mut Random) -> Vec<Vec<Vec<u8>>> {
     let kernel = s.build("k", p);
     let mut blocks: Vec<i64> = (0..i64::from(s.chunks(p))).collect();
     for i in (1..blocks.len()).rev() {
         blocks.swap(i, random.next() as usize % (i + 1));
     }
+    let who = format!("seed {}, {} {p:?}", random.seed, s.signature());
     let mut out = buffers.to_vec();
     for block in blocks {
         if let Err(e) = interp::run(&kernel, &mut out, scalars, block) {
             let text = print(&kernel);
             let head: String = text.lines().take(12).map(|l| format!("{l}\n")).collect();
-            panic!("seed {}, {} {p:?}, block {block}: {e}\n{head}", random.seed, s.signature());
+            panic!("{who}, block {block}: {e}\n{head}");
         }
     }
-    out
+    let mut all = vec![out];
+    let target = Target::get("sm_90").unwrap();
+    let text = Ptx.object(std::slice::from_ref(&kernel), &target).unwrap_or_else(|e| panic!("{who}: {e}"));
+    let text = String::from_utf8(text).unwrap();
+    let module = Module::parse(&text).unwrap_or_else(|e| panic!("{who}: {e}"));
+    for _ in 0..SEEDS {
+        let options = Options { seed: random.next(), ..Options::default() };
+        let out = emulate(&kernel, &module, s.chunks(p), buffers, scalars, &options);
+        all.push(out.unwrap_or_else(|e| {
+            let line = text.lines().nth(e.line.saturating_sub(1) as usize).unwrap_or_default();
+            panic!("{who}, emulator {}: {e}\n{line}", options.seed)
+        }));
+    }
+    all
+}
+
+/// Orders of threads that the emulator tries.
+const SEEDS: usize = 2;
+
+fn emulate(
+    kernel: &Kernel,
+    module: &Module,
+    blocks: u32,
+    buffers: &[Vec<u8>],
+    scalars: &[i64],
+    options: &Options,
+) -> Result<Vec<Vec<u8>>, Fault> {
+    let mut device = Device::new(Config::default());
+    let mut place = |name: &str, bytes: &[u8]| -> Result<DevicePtr, Fault> {
+        let p = device.alloc(name, bytes.len());
+        device.write(p, bytes)?;
+        Ok(p)
+    };
+    let (mut from, mut numbers, mut places, mut args) = (buffers.iter(), scalars.iter(), vec![], vec![]);
+    for param in &kernel.params {
+        args.push(Arg::Ptr(if kernel.ty(param.value) == Type::PTR {
+            let p = place(&param.name, from.next().unwrap())?;
+            places.push(p);
+            p
+        } else {
+            place(&param.name, &numbers.next().unwrap().to_le_bytes())?
+        }));
+    }
+    let launch = |dependent| Launch {
+        module,
+        kernel: &kernel.name,
+        grid: [blocks, 1, 1],
+        block: [kernel.threads, 1, 1],
+        dynamic_shared: shared_bytes(kernel) as usize,
+        args: args.clone(),
+        dependent,
+    };
+    device.stream(&[launch(false), launch(true)], options)?;
+    places.iter().zip(buffers).map(|(&p, b)| device.read(p, b.len())).collect()
 }
 
 impl Random {
@@ -125,4 +186,39 @@ fn prep_data(prep: HeadPrep, hd: u64, tokens: u64, r: &mut Random) -> (Vec<Vec<u
         args.push(bytes(&gamma));
     }
     (args, angles, gamma)
+}
+
+#[test]
+fn each_value_of_each_axis_makes_a_kernel() {
+    let gpu = Target::get("sm_90").unwrap();
+    let op = |heads, kv_heads, head_dim, max_tokens| cpu::Attention {
+        heads,
+        kv_heads,
+        head_dim,
+        q_stride: 65536,
+        prep: HeadPrep { norm: Some(1e-5), rope: Some((head_dim / 2, RopeStyle::Half)) },
+        scale: 0.1,
+        window: 512,
+        softcap: 30.0,
+        out_stride: Some(65536),
+        max_tokens,
+    };
+    let shapes = [op(32, 8, 128, 1), op(32, 8, 128, 512), op(8, 4, 256, 1), op(8, 4, 256, 64), op(9, 3, 64, 16)];
+    for op in shapes {
+        let s = Attention::new(op).unwrap();
+        for axis in s.space() {
+            for &value in &axis.values {
+                let p = params(&s, &[(axis.name, value)]);
+                let kernel = s.build("k", &p);
+                Ptx.check(&kernel, &gpu).unwrap_or_else(|e| panic!("{} {p:?}: {e:?}", s.signature()));
+                let small = value == axis.values[0];
+                assert!(!small || shared_bytes(&kernel) <= 99 << 10, "{} {p:?}", s.signature());
+            }
+        }
+        // As many pointers and scalars as are declared.
+        let kernel = s.build("k", &params(&s, &[]));
+        let pointers = kernel.params.iter().filter(|p| kernel.ty(p.value) == Type::PTR).count();
+        let o = s.operands();
+        assert_eq!((o.pointers.len(), o.scalars.len()), (pointers, kernel.params.len() - pointers));
+    }
 }
