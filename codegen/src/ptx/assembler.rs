@@ -91,7 +91,13 @@ impl Assembler {
         let folder = Scratch::new()?;
         let (source, cubin) = (folder.0.join("module.ptx"), folder.0.join("module.cubin"));
         fs::write(&source, text)?;
-        let out = Command::new(&self.ptxas).arg("-v").arg(format!("-arch={arch}")).arg("-o").arg(&cubin).arg(&source).output()?;
+        let out = Command::new(&self.ptxas)
+            .arg("-v")
+            .arg(format!("-arch={arch}"))
+            .arg("-o")
+            .arg(&cubin)
+            .arg(&source)
+            .output()?;
         let report = String::from_utf8_lossy(&out.stderr);
         if !out.status.success() {
             let message = format!("{}{report}", String::from_utf8_lossy(&out.stdout));
@@ -180,7 +186,8 @@ mod tests {
                       ptxas info    : Function properties for k\n    \
                       16 bytes stack frame, 12 bytes spill stores, 8 bytes spill loads\n\
                       ptxas info    : Used 42 registers, used 1 barriers, 16 bytes cumulative stack size, 1024 bytes smem, 380 bytes cmem[0]\n";
-        let wanted = Entry { name: "k".into(), registers: 42, stack: 16, spill_stores: 12, spill_loads: 8, shared: 1024 };
+        let wanted =
+            Entry { name: "k".into(), registers: 42, stack: 16, spill_stores: 12, spill_loads: 8, shared: 1024 };
         assert_eq!(entries(report), [wanted]);
     }
 }

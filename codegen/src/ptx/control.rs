@@ -43,7 +43,8 @@ impl Lower<'_> {
         let init = &inst.args[2..];
         let (last, never) = (hi.hi.saturating_sub(1), hi.hi <= lo.lo);
         // Whole rounds that are known to be none, or one.
-        let once = lo.known().zip(hi.known()).is_some_and(|(a, b)| a < b && i128::from(b) - i128::from(a) <= step.into());
+        let once =
+            lo.known().zip(hi.known()).is_some_and(|(a, b)| a < b && i128::from(b) - i128::from(a) <= step.into());
         if never || once {
             let mut results: Vec<Val> = init.iter().map(|&v| self.val(v)).collect();
             if once {

@@ -192,10 +192,9 @@ impl Lower<'_> {
                 }
                 (_, Opnd::Imm(v)) => [v << 16 & 0xffff_0000, v & 0xffff_0000].map(Opnd::Imm),
                 // A bf16 is the upper half of an f32.
-                (_, w) => [
-                    self.f.word("shl.b32", &[w, Opnd::Imm(16)]),
-                    self.f.word("and.b32", &[w, Opnd::Imm(0xffff_0000)]),
-                ],
+                (_, w) => {
+                    [self.f.word("shl.b32", &[w, Opnd::Imm(16)]), self.f.word("and.b32", &[w, Opnd::Imm(0xffff_0000)])]
+                }
             };
             out.extend(pair.into_iter().take(usize::from(from.lanes) - out.len()));
         }

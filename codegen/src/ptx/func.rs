@@ -19,12 +19,8 @@ pub(super) enum Class {
 
 impl Class {
     /// Letter of the registers, and the type they are declared with.
-    const TABLE: [(Class, &'static str, &'static str); 4] = [
-        (Class::Pred, "p", "pred"),
-        (Class::Half, "h", "b16"),
-        (Class::Word, "r", "b32"),
-        (Class::Double, "d", "b64"),
-    ];
+    const TABLE: [(Class, &'static str, &'static str); 4] =
+        [(Class::Pred, "p", "pred"), (Class::Half, "h", "b16"), (Class::Word, "r", "b32"), (Class::Double, "d", "b64")];
 
     /// The type that says no more than the size.
     pub(super) fn bits(self) -> &'static str {

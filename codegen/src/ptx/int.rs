@@ -383,16 +383,19 @@ impl Func {
                 return if divide { self.shift(Opcode::ShrS, a, count) } else { self.logic(Opcode::And, a, mask) };
             }
         }
-        let (small, to) = (a.fits() && b.fits() && by.is_some() | (a.lo > i32::MIN.into()), match (by, divide) {
-            (Some(c), true) => (a.lo / c, a.hi / c),
-            (Some(c), false) => (if a.lo < 0 { 1 - c } else { 0 }, if a.hi > 0 { c - 1 } else { 0 }),
-            (None, true) if a.lo > i64::MIN => {
-                let most = a.lo.abs().max(a.hi.saturating_abs());
-                (-most, most)
-            }
-            (None, true) => ALL,
-            (None, false) => (a.lo.min(0), a.hi.max(0)),
-        });
+        let (small, to) = (
+            a.fits() && b.fits() && by.is_some() | (a.lo > i32::MIN.into()),
+            match (by, divide) {
+                (Some(c), true) => (a.lo / c, a.hi / c),
+                (Some(c), false) => (if a.lo < 0 { 1 - c } else { 0 }, if a.hi > 0 { c - 1 } else { 0 }),
+                (None, true) if a.lo > i64::MIN => {
+                    let most = a.lo.abs().max(a.hi.saturating_abs());
+                    (-most, most)
+                }
+                (None, true) => ALL,
+                (None, false) => (a.lo.min(0), a.hi.max(0)),
+            },
+        );
         match (small, divide) {
             (true, true) => self.in_32("div.s32", &a, &b, to),
             (true, false) => self.in_32("rem.s32", &a, &b, to),
@@ -509,7 +512,12 @@ impl Func {
         }
         let small = a.fits() && b.fits();
         let (x, y) = if small { (self.low(a), self.low(b)) } else { (self.bits(a), self.bits(b)) };
-        let name = format!("setp.{}{}{}", super::arith::predicate(p), if unsigned { ".u" } else { ".s" }, if small { 32 } else { 64 });
+        let name = format!(
+            "setp.{}{}{}",
+            super::arith::predicate(p),
+            if unsigned { ".u" } else { ".s" },
+            if small { 32 } else { 64 }
+        );
         self.op(&name, Class::Pred, &[x, y])
     }
 }

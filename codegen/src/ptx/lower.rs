@@ -51,7 +51,8 @@ pub(super) fn entry(kernel: &Kernel, caps: &mut Caps) -> String {
     }
     l.f.line("ret;".into());
     let mut out = String::new();
-    let params: Vec<String> = (0..kernel.params.len()).map(|i| format!("\n    .param .u64 {}", param(kernel, i))).collect();
+    let params: Vec<String> =
+        (0..kernel.params.len()).map(|i| format!("\n    .param .u64 {}", param(kernel, i))).collect();
     let _ = writeln!(out, "\n.visible .entry {}({}\n)", kernel.name, params.join(","));
     let _ = writeln!(out, ".maxntid {}, 1, 1", kernel.threads);
     if kernel.resident > 0 {

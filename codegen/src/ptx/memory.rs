@@ -219,4 +219,3 @@ impl Lower<'_> {
         Self::address(at)
     }
 }
-

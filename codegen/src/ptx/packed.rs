@@ -132,7 +132,9 @@ impl Lower<'_> {
                     _ => Extend::Sign,
                 };
                 let one = |l: &mut Self, i: usize| {
-                    let of = |l: &mut Self, k: usize| if shift && k == 1 { args[1][0] } else { l.lane(&args[k], bits, i, how) };
+                    let of = |l: &mut Self, k: usize| {
+                        if shift && k == 1 { args[1][0] } else { l.lane(&args[k], bits, i, how) }
+                    };
                     let lane: Vec<Opnd> = (0..args.len()).map(|k| of(l, k)).collect();
                     l.f.word(&int_name(op, 32), &lane)
                 };

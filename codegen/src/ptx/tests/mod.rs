@@ -42,7 +42,8 @@ pub(super) fn assembler() -> Option<&'static Assembler> {
 /// The text of kernels that the target can have, assembled if possible.
 pub(super) fn text(kernels: &[Kernel], target: &Target) -> String {
     let object = Ptx.object(kernels, target);
-    let text = object.unwrap_or_else(|e| panic!("{}: {e}\n{}", target.name, kernels.iter().map(print).collect::<String>()));
+    let text =
+        object.unwrap_or_else(|e| panic!("{}: {e}\n{}", target.name, kernels.iter().map(print).collect::<String>()));
     if let Some(assembler) = assembler()
         && let Err(e) = assembler.assemble(&text, &target.name)
     {
@@ -63,7 +64,8 @@ pub(super) fn emulate(
     blocks: i64,
     seed: u64,
 ) -> Result<(), String> {
-    let module = Module::parse(text).map_err(|e| format!("{e}: {}", text.lines().nth(e.line as usize - 1).unwrap_or("")))?;
+    let module =
+        Module::parse(text).map_err(|e| format!("{e}: {}", text.lines().nth(e.line as usize - 1).unwrap_or("")))?;
     run_module(&module, kernel, buffers, scalars, blocks, seed)
 }
 
@@ -203,7 +205,12 @@ pub(super) fn agree_all(cases: &[Case]) -> usize {
             for (case, wanted) in part {
                 let alone = || {
                     let text = Ptx.object(std::slice::from_ref(&case.kernel), &target(name)).unwrap_or_default();
-                    format!("TILEWRIGHT_SEED={}\n{}\n{}", case.seed, print(&case.kernel), String::from_utf8_lossy(&text))
+                    format!(
+                        "TILEWRIGHT_SEED={}\n{}\n{}",
+                        case.seed,
+                        print(&case.kernel),
+                        String::from_utf8_lossy(&text)
+                    )
                 };
                 let mut got = case.buffers.clone();
                 if let Err(e) = run_module(&module, &case.kernel, &mut got, &case.scalars, 1, case.seed) {
