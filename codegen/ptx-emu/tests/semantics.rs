@@ -577,3 +577,11 @@ fn matrix_products() {
         }
     }
 }
+
+/// Addresses of 32 bits wrap, as those that the assembler folds into instructions do.
+#[test]
+fn short_addresses_wrap() {
+    let body = ".shared .b32 s[64];\nsetp.eq.u32 %p, %i, 0;\nmov.b32 %x, s;\nsub.u32 %y, %x, 8;\nmov.u32 %w, 7;\n\
+                @%p st.shared.u32 [%x], %w;\nbar.sync 0;\nld.shared.u32 %z, [%y+8];\ncvt.u64.u32 %d, %z;";
+    assert_eq!(lanes(body, &[[0; 3]]), [7]);
+}

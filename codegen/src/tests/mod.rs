@@ -1,8 +1,9 @@
 //! Every back end against the interpreter, on every declared target that this machine can run.
 
 pub(crate) mod control;
+pub(crate) mod kernels;
 pub(crate) mod ops;
-pub(crate) mod random;
+mod random;
 mod tiles;
 
 use std::cell::RefCell;

@@ -5,31 +5,24 @@
 //! so floats become 0 in its place before their bits can be seen; everything else is compared bit for bit.
 
 use std::cell::RefCell;
-use std::thread;
 
-use rustc_hash::FxHashSet;
 use tilewright_ir::kernel::{
-    Class, Imm, Kernel, KernelBuilder, OP_TABLE, Opcode, Operands, Pred, Scalar, THREAD_OPS, Type, Value, verify,
+    Class, Imm, Kernel, KernelBuilder, OP_TABLE, Opcode, Operands, Pred, Scalar, THREAD_OPS, Type, Value,
 };
 
-use super::{Random, agree};
-use crate::backend::Backend;
-use crate::target::Target;
-use crate::x86::X86;
+use super::Random;
 
 /// Bytes of each buffer that one chunk reads and writes.
-const REGION: i64 = 4096;
+pub(super) const REGION: i64 = 4096;
 /// Bytes of results of one chunk.
-const RESULTS: i64 = 1 << 15;
-const CHUNKS: i64 = 2;
-const KERNELS: usize = 250;
+pub(super) const RESULTS: i64 = 1 << 15;
 /// Longest value, in bytes: several of the widest registers.
 const LONGEST: u32 = 256;
 const DEPTH: usize = 3;
 /// Rounds of a loop, at most.
 const ROUNDS: i64 = 4;
 
-const STORED: [Scalar; 8] =
+pub(super) const STORED: [Scalar; 8] =
     [Scalar::I8, Scalar::I16, Scalar::I32, Scalar::I64, Scalar::F16, Scalar::BF16, Scalar::F32, Scalar::F64];
 
 /// A pointer that is between 0 and `far` bytes behind the start of `size` bytes.
@@ -516,7 +509,7 @@ impl IntoType for Scalar {
 }
 
 /// A kernel of about `size` ops. Its buffers: one to read, one to read and write, the results.
-fn kernel(random: &mut Random, size: usize, rare: bool, aligned: bool) -> Kernel {
+pub(super) fn kernel(random: &mut Random, size: usize, rare: bool, aligned: bool) -> Kernel {
     let mut b = KernelBuilder::new("random");
     let pointers = ["x", "y", "z"].map(|name| b.ptr_param(name));
     let n = b.int_param("n");
@@ -560,51 +553,4 @@ fn kernel(random: &mut Random, size: usize, rare: bool, aligned: bool) -> Kernel
         }
     }
     b.finish()
-}
-
-/// Says how to see a failure again, wherever it comes from.
-struct Blame(u64);
-
-impl Drop for Blame {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            eprintln!("TILEWRIGHT_SEED={}", self.0);
-        }
-    }
-}
-
-/// Ops that few targets have.
-fn is_special(name: &str) -> bool {
-    THREAD_OPS.iter().any(|op| op.info().name == name) || name == "dot2_bf16" || name.starts_with("tile_")
-}
-
-#[test]
-fn random_kernels() {
-    random_kernels_of(KERNELS, false);
-}
-
-/// So many of them; every op is in some of them.
-pub(crate) fn random_kernels_of(number: usize, aligned: bool) {
-    let mut random = Random::new();
-    let blame = Blame(random.seed);
-    let mut seen = FxHashSet::default();
-    for i in 0..number {
-        let rare = i % 8 == 7;
-        // From small to large: what fails first is short.
-        let kernel = kernel(&mut random, 4 + i / 2, rare, aligned);
-        assert_eq!(verify(&kernel), Ok(()), "{kernel}");
-        seen.extend(kernel.to_string().split([' ', '\n']).map(str::to_string));
-        if !rare {
-            for target in Target::all().iter().filter(|t| t.arch() == "x86_64") {
-                assert_eq!(X86.check(&kernel, target), Ok(()), "{kernel}");
-            }
-        }
-        let n = random.next() as i64;
-        let mut buffers: Vec<Vec<u8>> =
-            (0..2).map(|k| random.fill(STORED[6 * k], (REGION * CHUNKS) as usize / [1, 4][k])).collect();
-        buffers.push(vec![0; (RESULTS * CHUNKS) as usize]);
-        agree(&kernel, &buffers, &[n], CHUNKS, Scalar::I8, blame.0);
-    }
-    let missing: Vec<&str> = OP_TABLE.iter().map(|o| o.name).filter(|&n| !seen.contains(n) && !is_special(n)).collect();
-    assert!(missing.is_empty(), "never made: {missing:?}");
 }

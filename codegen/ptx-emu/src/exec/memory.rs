@@ -25,7 +25,8 @@ fn resolve(space: Space, address: u64) -> (Space, u64) {
 impl Cx<'_, '_> {
     /// Addresses of all lanes.
     pub(super) fn addresses(&self, a: &Addr) -> Result<Values, Fault> {
-        Ok(self.src(a.base)?.map(|b| b.wrapping_add(a.offset as u64)))
+        let mask = if a.short { u32::MAX.into() } else { u64::MAX };
+        Ok(self.src(a.base)?.map(|b| b.wrapping_add(a.offset as u64) & mask))
     }
 
     /// Offset in shared memory of `n` bytes there, of which accesses have `align`. `window`: the address is generic.

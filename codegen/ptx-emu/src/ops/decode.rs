@@ -214,7 +214,8 @@ impl<'a> Dec<'a> {
             Operand::Sym(_, at) => Src::Imm(self.variable(*at)),
             o => return self.bad(o, "an address"),
         };
-        Ok(Addr { base, offset: *offset })
+        let short = matches!(base, Src::Reg(r) if self.scope.reg_type(r).size() == 4);
+        Ok(Addr { base, offset: *offset, short })
     }
 
     /// Space of the variable that an address names, where it names one.

@@ -90,6 +90,8 @@ pub(crate) enum Src {
 pub(crate) struct Addr {
     pub base: Src,
     pub offset: i64,
+    /// The base is a register of 32 bits: the sum wraps there, too.
+    pub short: bool,
 }
 
 /// Memory order that an access asks for.

@@ -1,11 +1,12 @@
 //! The cases of the back ends for CPUs, each thread of a block computing a chunk: every op on every type, and random kernels.
 
 use super::agree_all;
-use crate::tests::{collect, ops, random};
+use crate::tests::{collect, control, kernels, ops};
 
 /// Runs them all; at most so many may be none for a GPU.
 fn run(tests: impl FnOnce(), most: usize) {
     let cases = collect(tests);
+    assert!(!cases.is_empty());
     let refused = agree_all(&cases);
     assert!(refused <= most, "{refused} of {} were not run", cases.len());
 }
@@ -37,5 +38,14 @@ fn lanes() {
 
 #[test]
 fn random_kernels() {
-    run(|| random::random_kernels_of(120, true), 0);
+    run(|| kernels::random_kernels_of(120, true), 0);
+}
+
+#[test]
+fn control_flow() {
+    run(control::loops_carry_values, 0);
+    run(control::masks_cross_blocks, 0);
+    run(control::private_memory, 0);
+    run(ops::chains_of_dot_products, 0);
+    run(ops::functions, 0);
 }
