@@ -60,8 +60,10 @@ impl GpuKernels {
     fn read(ptx: Vec<u8>, files: &mut BTreeMap<String, Vec<u8>>) -> Result<GpuKernels, ArtifactError> {
         let bad = |what: &str| ArtifactError::rejected(KERNELS_PTX, what);
         let ptx = String::from_utf8(ptx).map_err(|_| bad("it is not text"))?;
-        let target = ptx.lines().find_map(|l| l.trim().strip_prefix(".target ")).and_then(|l| l.split([',', ' ']).next());
-        let target = target.filter(|name| Sm::parse(name).is_some()).ok_or_else(|| bad("it names no .target"))?.to_string();
+        let target =
+            ptx.lines().find_map(|l| l.trim().strip_prefix(".target ")).and_then(|l| l.split([',', ' ']).next());
+        let target =
+            target.filter(|name| Sm::parse(name).is_some()).ok_or_else(|| bad("it names no .target"))?.to_string();
         let entries = entries(&ptx);
         let names: Vec<String> = files.keys().filter(|name| is_kernels(name)).cloned().collect();
         let mut cubins = BTreeMap::new();
@@ -112,5 +114,8 @@ fn entries(ptx: &str) -> BTreeSet<String> {
         let end = after.find(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '_' | '$')).unwrap_or(after.len());
         after[..end].to_string()
     };
-    ptx.match_indices(".entry").filter(|(at, _)| visible(&ptx[..*at])).map(|(at, m)| name(&ptx[at + m.len()..])).collect()
+    ptx.match_indices(".entry")
+        .filter(|(at, _)| visible(&ptx[..*at]))
+        .map(|(at, m)| name(&ptx[at + m.len()..]))
+        .collect()
 }

@@ -8,9 +8,7 @@ use std::path::{Path, PathBuf};
 use super::code::{GpuKernels, KernelCode};
 use super::hash::{SEGMENT_BYTES, first_difference};
 use super::weights::{Copy, HugePages, Weights};
-use super::{
-    CHAT_TEMPLATE, FileEntry, GRAPH, MANIFEST, Manifest, PLAN, TOKENIZER, WEIGHTS, missing_features,
-};
+use super::{CHAT_TEMPLATE, FileEntry, GRAPH, MANIFEST, Manifest, PLAN, TOKENIZER, WEIGHTS, missing_features};
 use crate::error::ArtifactError;
 use crate::loader::Kernels;
 use crate::plan::Plan;

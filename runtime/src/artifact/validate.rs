@@ -57,7 +57,9 @@ impl Plan {
         if !self.launches.is_empty() && self.launches.len() != self.kernels.len() {
             return fail("launches", format!("{} for {} kernels", self.launches.len(), self.kernels.len()));
         }
-        if let Some((i, launch)) = self.launches.iter().enumerate().find(|(_, l)| !(1..=MAX_THREADS).contains(&l.threads)) {
+        if let Some((i, launch)) =
+            self.launches.iter().enumerate().find(|(_, l)| !(1..=MAX_THREADS).contains(&l.threads))
+        {
             return fail(format!("launch {i}"), format!("{} threads are not in 1..={MAX_THREADS}", launch.threads));
         }
         if self.programs.first().is_none_or(|p| p.max_tokens != 1 || !p.has_head()) {

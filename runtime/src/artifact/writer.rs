@@ -6,8 +6,8 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::hash::SegmentHasher;
 use super::code::KernelCode;
+use super::hash::SegmentHasher;
 use super::manifest::check_name;
 use super::{FileEntry, MANIFEST, Manifest, ManifestInfo, PAGE, PLAN, TOKENIZER, WEIGHTS, WEIGHTS_ALIGN};
 use crate::error::ArtifactError;

@@ -187,8 +187,18 @@ impl Memory {
             });
         }
         let layers = KvCache::offsets(&plan.kv, ctx);
-        let memory =
-            Memory { capacity, weights: on_device, arena, counters, kv, layers, history, rope, constants, steps: plan_steps };
+        let memory = Memory {
+            capacity,
+            weights: on_device,
+            arena,
+            counters,
+            kv,
+            layers,
+            history,
+            rope,
+            constants,
+            steps: plan_steps,
+        };
         // The host's weights are in use until here.
         driver.synchronize()?;
         Ok(memory)

@@ -14,7 +14,9 @@ pub enum GpuError {
     )]
     NoDriver,
     /// The program was built without the cargo feature `cuda`.
-    #[error("the artifact needs an NVIDIA GPU and this program was built without its cargo feature `cuda`; build it with it")]
+    #[error(
+        "the artifact needs an NVIDIA GPU and this program was built without its cargo feature `cuda`; build it with it"
+    )]
     NotBuilt,
     /// The driver is there, a GPU is not.
     #[error(
@@ -31,7 +33,9 @@ pub enum GpuError {
         what: String,
     },
     /// The kernels are for another kind of GPU.
-    #[error("the artifact was compiled for {compiled}, this is sm_{device} ({name}); compile the model again for this GPU")]
+    #[error(
+        "the artifact was compiled for {compiled}, this is sm_{device} ({name}); compile the model again for this GPU"
+    )]
     WrongArch {
         /// As in `.target`: `sm_90a`.
         compiled: String,
