@@ -65,8 +65,8 @@ impl Gpu {
         };
         let code = kernels.for_device(driver.facts())?;
         let has = driver.facts().shared_bytes;
-        for (kernel, launch) in plan.kernels.iter().zip(&plan.launches).filter(|(_, l)| l.shared_bytes > has) {
-            return Err(GpuError::SharedMemory { kernel: kernel.clone(), need: launch.shared_bytes, has }.into());
+        if let Some((kernel, l)) = plan.kernels.iter().zip(&plan.launches).find(|(_, l)| l.shared_bytes > has) {
+            return Err(GpuError::SharedMemory { kernel: kernel.clone(), need: l.shared_bytes, has }.into());
         }
         let available = driver.free_memory()?;
         check_fit(|ctx| bytes_for(plan, ctx), ctx, plan.model.n_ctx, available)?;

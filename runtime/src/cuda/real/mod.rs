@@ -342,9 +342,29 @@ impl Drop for Cuda {
 #[cfg(test)]
 mod tests {
     use super::Cuda;
-    use crate::cuda::{GpuDriver, GpuError};
+    use crate::cuda::{Code, GpuDriver, GpuError, Launch};
 
-    /// Without a driver one sentence; with one, bytes that go up come down.
+    /// out[i] = in[i] + i, for a block of 32.
+    const PTX: &str = ".version 7.0
+.target sm_70
+.address_size 64
+.visible .entry add(.param .u64 p_out, .param .u64 p_in)
+{
+    .reg .b32 %i, %x;
+    .reg .b64 %out, %in, %a;
+    ld.param.u64 %out, [p_out];
+    ld.param.u64 %in, [p_in];
+    mov.u32 %i, %tid.x;
+    mad.wide.u32 %a, %i, 4, %in;
+    ld.global.u32 %x, [%a];
+    add.u32 %x, %x, %i;
+    mad.wide.u32 %a, %i, 4, %out;
+    st.global.u32 [%a], %x;
+    ret;
+}
+";
+
+    /// Without a driver one sentence; with one, all that a session does with it.
     #[test]
     fn opens_or_says_why() {
         match Cuda::open() {
@@ -354,17 +374,45 @@ mod tests {
                 assert_eq!(e.exit_code(), 4, "{text}");
             }
             Err(e) => panic!("{e}"),
-            Ok(mut cuda) => {
-                let bytes: Vec<u8> = std::process::id().to_le_bytes().repeat(1000);
-                let at = cuda.alloc("a test", 8000).unwrap();
-                cuda.upload(at, &bytes).unwrap();
-                cuda.copy(at + 4000, at, 4000).unwrap();
-                cuda.zero(at, 4).unwrap();
-                let mut back = vec![1; 8000];
-                cuda.download(at, &mut back).unwrap();
-                assert_eq!((&back[..4], &back[4..4000], &back[4000..]), (&[0; 4][..], &bytes[4..], &bytes[..]));
-                assert!(cuda.facts().sm >= 50 && cuda.free_memory().unwrap() > 0);
+            Ok(cuda) => works(cuda),
+        }
+    }
+
+    fn works(mut cuda: Cuda) {
+        assert!(cuda.facts().sm >= 50 && cuda.free_memory().unwrap() > 0, "{:?}", cuda.facts());
+        let start = std::process::id();
+        let bytes: Vec<u8> = (start..start + 64).flat_map(u32::to_le_bytes).collect();
+        let at = cuda.alloc("a test", 256).unwrap();
+        cuda.upload(at, &bytes).unwrap();
+        cuda.copy(at + 128, at, 128).unwrap();
+        cuda.zero(at, 128).unwrap();
+        let mut back = vec![1; 256];
+        cuda.download(at, &mut back).unwrap();
+        assert_eq!((&back[..128], &back[128..]), (&[0; 128][..], &bytes[..128]));
+
+        let refused = cuda.load(Code::Ptx(&PTX.replace("add.u32", "add.u33"))).unwrap_err();
+        assert!(matches!(refused, GpuError::Refused { .. }) && !refused.to_string().contains('\n'), "{refused}");
+        let module = cuda.load(Code::Ptx(PTX)).unwrap();
+        assert!(cuda.function(module, "subtract").is_err());
+        let function = cuda.function(module, "add").unwrap();
+        let params = [at, at + 128];
+        for dependent in [false, cuda.facts().overlaps()] {
+            let launch = Launch { function, grid: 1, threads: 32, shared_bytes: 0, params: &params, dependent };
+            cuda.begin_capture().unwrap();
+            cuda.launch(&launch).unwrap();
+            cuda.launch(&Launch { params: &[at + 128, at], ..launch }).unwrap();
+            let graph = cuda.end_capture().unwrap();
+            cuda.upload(at + 128, &bytes[..128]).unwrap();
+            cuda.replay(graph).unwrap();
+            assert!(cuda.time(graph).unwrap() > 0);
+            cuda.download(at + 128, &mut back[128..]).unwrap();
+            if !dependent {
+                let want: Vec<u8> = (0..32).flat_map(|i| (start + i + 4 * i).to_le_bytes()).collect();
+                assert_eq!(back[128..], want);
             }
         }
+        assert!(matches!(cuda.alloc("too much", 1 << 50), Err(GpuError::OutOfMemory { .. })));
+        cuda.free(at).unwrap();
+        assert!(cuda.free(at).is_err());
     }
 }

@@ -195,7 +195,7 @@ fn what_it_waits_for_is_needed() {
         out_stride: Some(1024),
         max_tokens: 1,
     };
-    let s = Attention::new(op).unwrap();
+    let s = Attention::new(op, 1).unwrap();
     let p = params(&s, &[("splits", 2), ("keys", 32)]);
     let cache = |r: &mut Random| (0..2 * 256 * 64).flat_map(|_| f16::from_f64(r.normal()).to_le_bytes()).collect();
     let mut buffers = vec![bytes(&r.floats(256, 1.0)), cache(&mut r), cache(&mut r), vec![0; 1024]];

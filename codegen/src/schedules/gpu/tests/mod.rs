@@ -205,7 +205,7 @@ fn each_value_of_each_axis_makes_a_kernel() {
     };
     let shapes = [op(32, 8, 128, 1), op(32, 8, 128, 512), op(8, 4, 256, 1), op(8, 4, 256, 64), op(9, 3, 64, 16)];
     for op in shapes {
-        let s = Attention::new(op).unwrap();
+        let s = Attention::new(op, 1).unwrap();
         for axis in s.space() {
             for &value in &axis.values {
                 let p = params(&s, &[(axis.name, value)]);
