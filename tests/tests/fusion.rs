@@ -203,7 +203,7 @@ fn near_f32(activations: Activations, elem: Elem, limit: f64) {
 #[test]
 fn products_of_f16_are_refused_for_a_cpu_and_not_taken_for_others() {
     let layout = |name: &str| FormatSet::builtin().get(name).map(|f| Layout::of(f));
-    let cx = LowerContext { layout: &layout, params: &|schedule| defaults(&schedule.space()) };
+    let cx = LowerContext { layout: &layout, params: &|schedule| defaults(&schedule.space()), terms: None };
     for activations in [Activations::F16, Activations::F16Pair] {
         for (off, op) in [(&["fuse-quantize-matmul"][..], "quantize"), (&[], "matmul")] {
             let (g, _) = compiled(&graph(3), activations, off);
