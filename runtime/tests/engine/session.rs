@@ -71,6 +71,31 @@ fn all_rows() {
 }
 
 #[test]
+fn greedy_is_step_by_step() {
+    let artifact = open(|_| {});
+    for (ctx, most, stop_at) in [(60, 9, 100), (60, 1000, 5), (24, 1000, 100), (60, 0, 100)] {
+        let [mut one, mut all] = [(); 2].map(|()| Session::new(artifact.clone(), options(ctx, 1)).unwrap());
+        let (mut got, mut want) = (Vec::new(), Vec::new());
+        let mut token = 3;
+        for session in [&mut one, &mut all] {
+            session.eval(&[6; 12], Logits::None).unwrap();
+        }
+        while want.len() < most.min(stop_at) && one.position() < one.capacity() {
+            let row = one.eval(&[token], Logits::Last).unwrap();
+            let top = row.iter().copied().fold(f32::MIN, f32::max);
+            token = row.iter().position(|l| *l == top).unwrap() as u32;
+            want.push(token);
+        }
+        all.decode_greedy(3, most, |id| {
+            got.push(id);
+            got.len() < stop_at
+        })
+        .unwrap();
+        assert_eq!((got, all.position()), (want, one.position()));
+    }
+}
+
+#[test]
 fn refusals_change_nothing() {
     let artifact = open(|_| {});
     for ctx in [0, 101] {
