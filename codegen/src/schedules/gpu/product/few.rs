@@ -17,8 +17,8 @@ use crate::pack::{ROWS, UNIT_K};
 use crate::schedules::Params;
 use tilewright_ir::kernel::{Kernel, KernelBuilder, Pred, Scalar, Type, Value};
 
-/// Most bytes of staged activations: every device has them, and more than one block fits on most.
-const STAGE: u64 = 44 * 1024;
+/// Most bytes of shared memory: two blocks fit on every device.
+const SHARED: u64 = 31 * 1024;
 
 /// The kernel's shape.
 struct Shape {
@@ -33,6 +33,11 @@ struct Shape {
     terms: u64,
 }
 
+/// Bytes left for activations beside the sums of `warps` warps.
+pub(super) fn stage_bytes(p: &Product, warps: u64) -> u64 {
+    SHARED.saturating_sub(p.weights.len() as u64 * warps * u64::from(p.max_tokens) * ROWS * 4)
+}
+
 impl Shape {
     fn new(p: &Product, params: &Params, terms: u64) -> Shape {
         let get = |name: &str| params[name] as u64;
@@ -41,7 +46,7 @@ impl Shape {
         let round = split * ahead;
         let rounds = p.units().div_ceil(round);
         let of_round = round * UNIT_K * 2 * terms * u64::from(p.max_tokens);
-        let staged = (STAGE / of_round).clamp(1, rounds);
+        let staged = (stage_bytes(p, warps) / of_round).clamp(1, rounds);
         Shape { warps, split, panels: panels.max(warps / split), ahead, rounds, staged, terms }
     }
 
