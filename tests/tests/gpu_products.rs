@@ -84,10 +84,10 @@ fn check(format: &str, random: &mut Random, seed: u64) -> f64 {
     let cols = of(random, &[64, 96, 192, 320, 640]).next_multiple_of(block.max(4));
     let max_tokens = of(random, &[1, 3, 4, 8]) as u32;
     let tokens = 1 + random.next() % u64::from(max_tokens);
-    let norm = (random.next() % 2 == 0).then_some(1e-5);
+    let norm = random.next().is_multiple_of(2).then_some(1e-5);
     let terms = of(random, &[1, 2]);
-    let glu = random.next() % 3 == 0;
-    let (bias, residual) = (random.next() % 2 == 0, random.next() % 2 == 0);
+    let glu = random.next().is_multiple_of(3);
+    let (bias, residual) = (random.next().is_multiple_of(2), random.next().is_multiple_of(2));
     let (stride, out_stride) = (cols * 4 + 64, rows.next_multiple_of(16) * 4 + 64);
     let kinds: Vec<_> =
         (0..1 + u64::from(glu)).map(|i| packed(format, &format!("w{i}"), rows, cols, seed + i)).collect();
@@ -100,7 +100,7 @@ fn check(format: &str, random: &mut Random, seed: u64) -> f64 {
     } else {
         Finish::Sum { bias, residual: residual.then_some(out_stride) }
     };
-    let many = random.next() % 2 == 0;
+    let many = random.next().is_multiple_of(2);
     let (max_tokens, norm) = if many { (of(random, &[5, 16, 40, 72]) as u32, None) } else { (max_tokens, norm) };
     let tokens = if many { 1 + random.next() % u64::from(max_tokens) } else { tokens };
     let f16 = F16Rows { width: cols, terms: terms as u32 };

@@ -15,7 +15,7 @@ mod finish;
 mod many;
 mod weights;
 
-pub(super) use weights::{Place, Weights, div_rem};
+pub(super) use weights::Weights;
 
 use super::round::F16Rows;
 use crate::pack::{Fragments, ROWS, UNIT_K};
