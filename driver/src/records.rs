@@ -155,9 +155,9 @@ impl<'a> Chooser<'a> {
 /// `params` with the values that the schedule prefers and that a back end takes.
 fn preferred(schedule: &dyn Schedule, params: Params, target: &Target) -> Params {
     let mut best = params;
-    for &(name, value) in schedule.preferred() {
+    for better in schedule.preferred() {
         let mut params = best.clone();
-        params.insert(name, value);
+        params.extend(better);
         if backend::default_for(&schedule.build("k", &params), target).is_ok() {
             best = params;
         }

@@ -139,7 +139,11 @@ fn check(format: &str, random: &mut Random, seed: u64) -> f64 {
             panic!("{what}: {e}");
         }
     }
-    let target = Target::get(["sm_75", "sm_80", "sm_90"][random.next() as usize % 3]).expect("a declared target");
+    let target = match params.get("wgmma") {
+        Some(1) => "sm_90a",
+        _ => ["sm_75", "sm_80", "sm_90"][random.next() as usize % 3],
+    };
+    let target = Target::get(target).expect("a declared target");
     let grid = p.chunks(&params);
     // Some points of the space are too large for some targets.
     let emulated = Ptx.check(&kernel, &target).is_ok().then(|| {

@@ -354,7 +354,7 @@ impl Lower<'_, '_> {
             // `check` has refused them.
             Dot2 | TileZero | TileLoad | TileStore | TileDot => vec![],
             ThreadId | Shared | Barrier | Shuffle | CopyAsync | CopyCommit | CopyWait | LoadMatrix | MmaF16
-            | MmaBf16 | LoadStream | Exp2 | AtomicAdd | Fence | WaitPrior | LaunchNext => vec![],
+            | MmaBf16 | WgmmaF16 | LoadStream | Exp2 | AtomicAdd | Fence | WaitPrior | LaunchNext => vec![],
         };
         let (&[r], false) = (&inst.results[..], pieces.is_empty()) else {
             let message = format!("`{}` has no lowering", inst_line(self.kernel, inst));

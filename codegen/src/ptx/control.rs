@@ -199,6 +199,10 @@ impl Lower<'_> {
 
     /// Ops that only say in which order things happen.
     pub(super) fn order(&mut self, inst: &Inst) {
+        // What threads wrote to shared memory is to be seen by `wgmma`, which reads it by another way.
+        if inst.op == Opcode::Barrier && super::has(self.kernel, Opcode::WgmmaF16) {
+            self.f.line("fence.proxy.async.shared::cta;".into());
+        }
         let line = match inst.op {
             Opcode::Barrier => "bar.sync 0;",
             Opcode::Fence if self.caps.take(super::isa::FENCE) => "fence.acq_rel.gpu;",

@@ -13,19 +13,24 @@ fn acts(inst: &Inst) -> bool {
     op || inst.blocks.iter().any(|b| b.insts.iter().any(acts))
 }
 
-/// Which values are used by something that matters.
-pub(super) struct Demand(Vec<bool>);
+/// How often values are used by something that matters.
+pub(super) struct Demand(Vec<u32>);
 
 impl Demand {
     pub(super) fn of(kernel: &Kernel) -> Demand {
-        let mut d = Demand(vec![false; kernel.types.len()]);
+        let mut d = Demand(vec![0; kernel.types.len()]);
         d.block(&kernel.body);
         d
     }
 
     /// True if the instruction is to be there.
     pub(super) fn wants(&self, inst: &Inst) -> bool {
-        acts(inst) || inst.results.iter().any(|&r| self.0[r.0 as usize])
+        acts(inst) || inst.results.iter().any(|&r| self.uses(r) > 0)
+    }
+
+    /// Number of uses.
+    pub(super) fn uses(&self, v: Value) -> u32 {
+        self.0[v.0 as usize]
     }
 
     fn block(&mut self, block: &Block) {
@@ -39,7 +44,7 @@ impl Demand {
     }
 
     fn mark(&mut self, values: &[Value]) {
-        values.iter().for_each(|v| self.0[v.0 as usize] = true);
+        values.iter().for_each(|v| self.0[v.0 as usize] += 1);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use tilewright_ir::kernel::{HALF_OPS, Inst, Kernel, Opcode, Scalar};
 
-use crate::target::Gpu;
+use crate::target::{Gpu, Target};
 
 /// Something that is not on every GPU: from which compute capability on, and which version of PTX has a word for it.
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +33,10 @@ pub(super) const ADD_BF16: Feature = since(90, 78);
 pub(super) const STREAM: Feature = since(75, 74);
 /// `griddepcontrol`.
 pub(super) const DEPENDENT: Feature = since(90, 78);
+/// `wgmma`, which only [`WARP_GROUPS`] has.
+pub(super) const WGMMA: Feature = since(90, 80);
+/// What a target that has `wgmma` has, and says in its declaration.
+const WARP_GROUPS: &str = "sm_90a";
 /// `fence.acq_rel`.
 pub(super) const FENCE: Feature = since(75, 63);
 
@@ -58,12 +62,13 @@ impl Caps {
     }
 }
 
-/// Why a GPU of that compute capability cannot do this instruction.
-pub(super) fn lacks(kernel: &Kernel, inst: &Inst, sm: u32) -> Option<String> {
+/// Why the GPUs of a target, whose compute capability is `sm`, cannot do this instruction.
+pub(super) fn lacks(kernel: &Kernel, inst: &Inst, target: &Target, sm: u32) -> Option<String> {
     use Opcode::*;
     let bf16 = inst.args.first().is_some_and(|&a| kernel.ty(a).scalar == Scalar::BF16);
     let needed = match inst.op {
         Dot2 | TileZero | TileLoad | TileStore | TileDot => return Some("there is no such instruction here".into()),
+        WgmmaF16 if !target.has(WARP_GROUPS) => return Some(format!("needs {WARP_GROUPS}")),
         MmaBf16 => MMA_K16.sm,
         op if HALF_OPS.contains(&op) && bf16 => FMA_BF16.sm,
         _ => 0,

@@ -11,6 +11,7 @@ use super::int::Int;
 use super::isa::Caps;
 use super::memory::SHARED;
 use super::value::{Val, Words, class, packed, replicate};
+use super::warp::Wgmma;
 
 /// A kernel on its way to text.
 pub(super) struct Lower<'a> {
@@ -22,7 +23,9 @@ pub(super) struct Lower<'a> {
     pub(super) shared: u32,
     /// Size of each `local`.
     pub(super) locals: Vec<i64>,
-    demand: Demand,
+    pub(super) demand: Demand,
+    /// Products of four warps that follow each other: they run at the same time.
+    pub(super) group: Vec<Wgmma>,
     values: Vec<Option<Val>>,
 }
 
@@ -36,6 +39,7 @@ pub(super) fn entry(kernel: &Kernel, caps: &mut Caps) -> String {
         shared: 0,
         locals: vec![],
         demand: Demand::of(kernel),
+        group: vec![],
         values: vec![None; kernel.types.len()],
     };
     l.pointers();
@@ -49,6 +53,7 @@ pub(super) fn entry(kernel: &Kernel, caps: &mut Caps) -> String {
             l.scalars();
         }
     }
+    l.end_group();
     l.f.line("ret;".into());
     let mut out = String::new();
     let params: Vec<String> =
@@ -171,12 +176,16 @@ impl Lower<'_> {
     /// The instructions of a block.
     pub(super) fn block(&mut self, block: &Block) {
         block.insts.iter().for_each(|inst| self.inst(inst));
+        self.end_group();
     }
 
     fn inst(&mut self, inst: &Inst) {
         use Opcode::*;
         if !self.demand.wants(inst) {
             return;
+        }
+        if inst.op != WgmmaF16 {
+            self.end_group();
         }
         match inst.op {
             Const => self.constant(inst),
@@ -208,6 +217,7 @@ impl Lower<'_> {
             Shuffle => self.shuffle(inst),
             LoadMatrix => self.load_matrix(inst),
             MmaF16 | MmaBf16 => self.mma(inst),
+            WgmmaF16 => self.wgmma(inst),
             For => self.for_loop(inst),
             If => self.branch(inst),
             Dot2 | TileZero | TileLoad | TileStore | TileDot => unreachable!("checked"),

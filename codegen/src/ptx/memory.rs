@@ -1,7 +1,7 @@
 //! Addresses, loads and stores, copies, and the memory of threads and blocks.
 
 use smallvec::smallvec;
-use tilewright_ir::kernel::{Imm, Inst, Kernel, Opcode, Type, Value, inst_line};
+use tilewright_ir::kernel::{Imm, Inst, Kernel, Opcode, Type, Value, WGMMA_ALIGN, inst_line};
 
 use super::demand::{Space, Spaces};
 use super::func::{Class, Opnd, Reg};
@@ -12,9 +12,17 @@ use super::value::{Val, Words, class, count};
 /// Name of the shared memory of all kernels of a module.
 pub(super) const SHARED: &str = "shared_memory";
 
+/// Alignment of where it begins.
+pub(super) const ALIGN: u32 = WGMMA_ALIGN as u32;
+
+/// Alignment of each `shared` of a kernel: what `wgmma_f16` reads wants more than others do.
+pub(super) fn alignment(kernel: &Kernel) -> u32 {
+    if super::has(kernel, Opcode::WgmmaF16) { ALIGN } else { 128 }
+}
+
 /// Bytes that a `shared` takes.
-pub(super) fn shared_size(bytes: i64) -> u32 {
-    u32::try_from(bytes).unwrap_or(u32::MAX / 2).next_multiple_of(128)
+pub(super) fn shared_size(bytes: i64, align: u32) -> u32 {
+    u32::try_from(bytes).unwrap_or(u32::MAX / 2).next_multiple_of(align)
 }
 
 /// Instructions on memory that they cannot work on.
@@ -173,7 +181,7 @@ impl Lower<'_> {
     pub(super) fn shared(&mut self, inst: &Inst) {
         let Imm::Int(bytes) = inst.imm else { unreachable!("verified") };
         self.set_val(inst.results[0], Val::Shared(None, self.shared.into()));
-        self.shared += shared_size(bytes);
+        self.shared += shared_size(bytes, alignment(self.kernel));
     }
 
     /// An asynchronous copy; where there is none, a load and a store.

@@ -82,7 +82,7 @@ impl Backend for Ptx {
         }
         let mut local = 0u64;
         each_inst(&kernel.body.insts, &mut |inst| {
-            if let Some(reason) = isa::lacks(kernel, inst, gpu.sm) {
+            if let Some(reason) = isa::lacks(kernel, inst, target, gpu.sm) {
                 found.push(fault(&inst_line(kernel, inst), format!("{}: {reason}", target.name)));
             }
             if let (Opcode::Local, Imm::Int(bytes)) = (inst.op, inst.imm) {
@@ -128,7 +128,7 @@ impl Backend for Ptx {
         let version = (caps.version / 10, caps.version % 10);
         let _ = writeln!(text, ".version {}.{}\n.target {}\n.address_size 64", version.0, version.1, target.name);
         if shared {
-            let _ = writeln!(text, "\n.extern .shared .align 128 .b8 {}[];", memory::SHARED);
+            let _ = writeln!(text, "\n.extern .shared .align {} .b8 {}[];", memory::ALIGN, memory::SHARED);
         }
         text.push_str(&entries);
         Ok(text.into_bytes())
@@ -137,19 +137,26 @@ impl Backend for Ptx {
 
 /// How `kernel` is launched on `target`. A GPU that cannot launch a kernel early has it wait for the one before anyway.
 pub fn launch(kernel: &Kernel, target: &Target) -> Launch {
-    let mut waits = false;
-    each_inst(&kernel.body.insts, &mut |inst| waits |= inst.op == Opcode::WaitPrior);
+    let waits = has(kernel, Opcode::WaitPrior);
     let early = target.gpu().is_some_and(|gpu| gpu.launches_early());
     Launch { threads: kernel.threads, shared_bytes: shared_bytes(kernel), waits: waits && early }
 }
 
-/// Bytes of shared memory that all `shared` of a kernel take together, each 128-byte aligned.
+/// Bytes of shared memory that all `shared` of a kernel take together, each aligned.
 pub fn shared_bytes(kernel: &Kernel) -> u32 {
+    let align = memory::alignment(kernel);
     let of = |inst: &Inst| match (inst.op, inst.imm) {
-        (Opcode::Shared, Imm::Int(bytes)) => memory::shared_size(bytes),
+        (Opcode::Shared, Imm::Int(bytes)) => memory::shared_size(bytes, align),
         _ => 0,
     };
     kernel.body.insts.iter().map(of).fold(0, u32::saturating_add)
+}
+
+/// True if the kernel has such an op.
+fn has(kernel: &Kernel, op: Opcode) -> bool {
+    let mut found = false;
+    each_inst(&kernel.body.insts, &mut |inst| found |= inst.op == op);
+    found
 }
 
 fn each_inst(insts: &[Inst], f: &mut dyn FnMut(&Inst)) {

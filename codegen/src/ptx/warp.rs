@@ -1,11 +1,27 @@
-//! Ops of a whole warp: shuffles, matrices from shared memory, and their products.
+//! Ops of a whole warp, or of four: shuffles, matrices from shared memory, and their products.
 
-use tilewright_ir::kernel::{Imm, Inst, Opcode};
+use tilewright_ir::kernel::{Imm, Inst, Opcode, Value, WGMMA_ALIGN};
 
 use super::func::{Class, Opnd, Reg};
 use super::isa;
 use super::lower::Lower;
 use super::value::{Words, count};
+
+/// Upper half of what describes the right factor of `wgmma`: 8 columns take 1024 bytes, in which 16-byte pieces are swizzled
+/// within 128 bytes (PTX ISA, "Matrix Descriptor Format").
+const DESCRIPTOR: u64 = (WGMMA_ALIGN as u64 >> 4) | 1 << 30;
+/// Its lower half without the address, which is counted in 16 bytes; the distance that it states is not used when swizzled.
+const DESCRIPTOR_LOW: u64 = 1 << 16;
+
+/// A product of four warps that has not begun.
+pub(super) struct Wgmma {
+    result: Value,
+    sums: Vec<Reg>,
+    left: Vec<Reg>,
+    right: Reg,
+    /// False if the sums start at zero.
+    adds: bool,
+}
 
 fn list(registers: &[Reg]) -> String {
     let names: Vec<String> = registers.iter().map(Reg::to_string).collect();
@@ -63,5 +79,65 @@ impl Lower<'_> {
             sum = d;
         }
         self.set(inst.results[0], sum.into_iter().map(Opnd::Reg).collect());
+    }
+
+    /// Products that follow each other run at the same time, until something else is to be done: [`Lower::end_group`].
+    pub(super) fn wgmma(&mut self, inst: &Inst) {
+        let (c, result) = (inst.args[0], inst.results[0]);
+        let pending = self.group.iter().any(|g| g.result == c);
+        // The sums are added to in place, which nobody else may see.
+        let in_place = pending && self.demand.uses(c) == 1;
+        if pending && !in_place {
+            self.end_group();
+        }
+        let from = self.words(c);
+        let adds = from.iter().any(|&w| w != Opnd::Imm(0));
+        let sums: Vec<Reg> = from
+            .iter()
+            .map(|&w| match w {
+                Opnd::Reg(r) if in_place => r,
+                _ => {
+                    let r = self.f.fresh(Class::Word);
+                    if adds {
+                        self.f.mov(r, w);
+                    }
+                    r
+                }
+            })
+            .collect();
+        let left = self.words(inst.args[1]).iter().map(|&w| self.f.reg(w, Class::Word)).collect();
+        let Imm::Int(part) = inst.imm else { unreachable!("verified") };
+        let at = self.words(inst.args[2])[0];
+        let low = self.f.word("shr.u32", &[at, Opnd::Imm(4)]);
+        // 16 elements are 32 bytes.
+        let low = self.f.word("add.s32", &[low, Opnd::Imm(DESCRIPTOR_LOW + 2 * part as u64)]);
+        let (low, high) = (self.f.reg(low, Class::Word), self.f.reg(Opnd::Imm(DESCRIPTOR), Class::Word));
+        let right = self.f.fresh(Class::Double);
+        self.f.line(format!("mov.b64 {right}, {{{low}, {high}}};"));
+        self.set(result, sums.iter().map(|&r| r.into()).collect());
+        self.group.push(Wgmma { result, sums, left, right, adds });
+    }
+
+    /// Begins the products that are pending, and waits for them.
+    pub(super) fn end_group(&mut self) {
+        let group = std::mem::take(&mut self.group);
+        if group.is_empty() {
+            return;
+        }
+        self.caps.take(isa::WGMMA);
+        let adds = [false, true].map(|adds| self.f.reg(Opnd::Imm(adds.into()), Class::Pred));
+        self.f.line("wgmma.fence.sync.aligned;".into());
+        for g in group {
+            self.f.line(format!(
+                "wgmma.mma_async.sync.aligned.m64n{}k16.f32.f16.f16 {}, {}, {}, {}, 1, 1, 0;",
+                g.sums.len() * 2,
+                list(&g.sums),
+                list(&g.left),
+                g.right,
+                adds[usize::from(g.adds)]
+            ));
+        }
+        self.f.line("wgmma.commit_group.sync.aligned;".into());
+        self.f.line("wgmma.wait_group.sync.aligned 0;".into());
     }
 }

@@ -103,8 +103,8 @@ impl Schedule for Gemm {
         ]
     }
 
-    fn preferred(&self) -> &'static [(&'static str, i64)] {
-        &[("unit", TILE)]
+    fn preferred(&self) -> Vec<Params> {
+        vec![[("unit", TILE)].into()]
     }
 
     fn chunks(&self, p: &Params) -> u32 {

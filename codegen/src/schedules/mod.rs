@@ -103,9 +103,9 @@ pub trait Schedule: Sync {
     fn structural(&self) -> &'static [&'static str] {
         &[]
     }
-    /// Values that are better than the defaults where a back end takes them: not every machine can.
-    fn preferred(&self) -> &'static [(&'static str, i64)] {
-        &[]
+    /// Values that are together better than the defaults where a back end takes them, rising: not every machine can.
+    fn preferred(&self) -> Vec<Params> {
+        vec![]
     }
     /// Number of chunks of a call.
     fn chunks(&self, params: &Params) -> u32;
@@ -119,9 +119,9 @@ pub trait Schedule: Sync {
 /// far as the target takes it.
 pub fn params_for(schedule: &dyn Schedule, target: &Target) -> Params {
     let mut best = defaults(&schedule.space());
-    for &(name, value) in schedule.preferred() {
+    for better in schedule.preferred() {
         let mut params = best.clone();
-        params.insert(name, value);
+        params.extend(better);
         if backend::default_for(&schedule.build("k", &params), target).is_ok() {
             best = params;
         }

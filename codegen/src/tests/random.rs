@@ -305,7 +305,7 @@ impl Generator<'_> {
                 b.insert(v, s, lane as i64)
             }
             // What only some targets have is tested apart, in `ops.rs` and `tiles.rs`.
-            Operands::Dot2 | Operands::Tile | Operands::Mma(_) => return None,
+            Operands::Dot2 | Operands::Tile | Operands::Mma(_) | Operands::Wgmma => return None,
             Operands::Copy | Operands::Shared | Operands::Atomic => return None,
             Operands::For => {
                 self.for_loop(b);

@@ -330,6 +330,11 @@ impl KernelBuilder {
         self.op(op, vec![c, x, y], Imm::None, None)
     }
 
+    /// `c + x * y` by four warps, `y` being part `part` of columns in shared memory.
+    pub fn wgmma(&mut self, c: Value, x: Value, y: Value, part: i64) -> Value {
+        self.op(Opcode::WgmmaF16, vec![c, x, y], Imm::Int(part), None)
+    }
+
     /// Add `n` to the `i32` at `p`; what was there.
     pub fn atomic_add(&mut self, p: Value, n: Value) -> Value {
         self.op(Opcode::AtomicAdd, vec![p, n], Imm::None, None)

@@ -118,6 +118,12 @@ pub enum Fault {
         /// Threads it needs.
         all: usize,
     },
+    /// Threads that should name the same place do not.
+    #[error("threads {} and {} do not have the same address", .threads[0], .threads[1])]
+    Apart {
+        /// Two of them.
+        threads: [u32; 2],
+    },
     /// An access that must be aligned.
     #[error("offset {offset} of {region} is not a multiple of {bytes}")]
     Misaligned {
@@ -280,9 +286,8 @@ impl Machine<'_> {
             match inst.op {
                 Opcode::For => self.for_loop(inst, active)?,
                 Opcode::If => self.branch(inst, active)?,
-                Opcode::Barrier | Opcode::Shuffle | Opcode::LoadMatrix | Opcode::MmaF16 | Opcode::MmaBf16 => {
-                    self.together(inst, active).map_err(fault)?;
-                }
+                Opcode::Barrier | Opcode::Shuffle | Opcode::LoadMatrix => self.together(inst, active).map_err(fault)?,
+                Opcode::MmaF16 | Opcode::MmaBf16 | Opcode::WgmmaF16 => self.together(inst, active).map_err(fault)?,
                 _ => {
                     for &thread in active {
                         self.thread = thread;
@@ -451,7 +456,7 @@ impl Machine<'_> {
                 smallvec![old.into()]
             }
             CopyCommit | CopyWait | Fence | WaitPrior | LaunchNext => Lanes::new(),
-            Barrier | Shuffle | LoadMatrix | MmaF16 | MmaBf16 => unreachable!("ops of many threads"),
+            Barrier | Shuffle | LoadMatrix | MmaF16 | MmaBf16 | WgmmaF16 => unreachable!("ops of many threads"),
             For | If | Div | Fma | Abs | Sqrt | Floor | Nearest | Fmin | Fmax => unreachable!("verified"),
         })
     }

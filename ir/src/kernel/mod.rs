@@ -36,7 +36,7 @@ mod verify;
 pub use builder::KernelBuilder;
 pub use op::{
     Class, HALF_OPS, Imm, OP_TABLE, OpInfo, Opcode, Operands, Pred, ResultRule, THREAD_OPS, TILE_ROW_BYTES, TILE_ROWS,
-    TILES,
+    TILES, WARP_GROUP, WGMMA_ALIGN, WGMMA_COLUMN,
 };
 pub use parse::{parse, parse_all};
 pub use print::{inst_line, print};

@@ -103,6 +103,8 @@ pub enum Operands {
     Atomic,
     /// Accumulator `f32x4`, the 16-bit floats `x8` and `x4`.
     Mma(Scalar),
+    /// Accumulator `f32xL`, `f16x8`, pointer to shared memory.
+    Wgmma,
     /// Vector, then a scalar of its element.
     Insert,
     /// `i64` lower bound, `i64` upper bound, initial carried values; one body block.
@@ -253,6 +255,7 @@ ops! {
     LoadMatrix "load_matrix", O::Shared,   Stated,  "int",   "Matrices of 8 rows of 16 bytes from shared memory, 2 elements of each for a lane, in order: f16 or bf16, x2 to x8 for 1 to 4 matrices. Lane l gives the address of row l % 8 of matrix l / 8, and gets elements 2(l % 4) and the next of row l / 4; with immediate 1 of column l / 4, transposed.";
     MmaF16  "mma_f16",  O::Mma(Scalar::F16), Same,  "none",  "Warp-wide c + a * b, 16x16 by 16x8, summed in f32 in any order. g = lane / 4, t = lane % 4: c[i] is row g + 8(i/2), column 2t + i%2; a[i] row g + 8(i/2%2), column 2t + i%2 + 8(i/4); b[i] row 2t + i%2 + 8(i/2), column g.";
     MmaBf16 "mma_bf16", O::Mma(Scalar::BF16), Same, "none",  "mma_f16 of bf16.";
+    WgmmaF16 "wgmma_f16", O::Wgmma,        Same,    "int",   "c + a * b by four warps at once, 64x16 by 16xN, c f32xL with N = 2L, summed in f32 in any order. Warp w of them has rows 16w to 16w + 15 as mma_f16 has, c[4j + i] being its c[i] of columns 8j to 8j + 7. b lies in shared memory, at the same place for all threads and a multiple of 1024: for each column 128 bytes, 64 elements of which the immediate, 0 to 3, takes 16; their piece p of 16 bytes is at (p ^ column % 8) * 16.";
     AtomicAdd "atomic_add", O::Atomic,     I32,     "none",  "Add to an i32 in global memory at once; gives what was there before.";
     Fence   "fence",    O::None,           None,    "none",  "Others on the device see this thread's writes before it before those after it.";
     WaitPrior "wait_prior", O::None,       None,    "none",  "Wait until the kernel before this one has ended and its writes are seen; before this only weights may be read.";
@@ -275,11 +278,19 @@ pub const THREAD_OPS: &[Opcode] = &[
     Opcode::LoadMatrix,
     Opcode::MmaF16,
     Opcode::MmaBf16,
+    Opcode::WgmmaF16,
     Opcode::AtomicAdd,
     Opcode::Fence,
     Opcode::WaitPrior,
     Opcode::LaunchNext,
 ];
+
+/// Threads that do a `wgmma_f16` together.
+pub const WARP_GROUP: u32 = 128;
+/// Bytes of a column of its right factor.
+pub const WGMMA_COLUMN: usize = 128;
+/// What the address of the right factor is a multiple of.
+pub const WGMMA_ALIGN: usize = 1024;
 
 /// Arithmetic that kernels of thread blocks also have on `f16` and `bf16`, each result rounded once.
 pub const HALF_OPS: &[Opcode] = &[Opcode::Add, Opcode::Sub, Opcode::Mul, Opcode::Fma];

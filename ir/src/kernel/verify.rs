@@ -37,6 +37,7 @@
 //! - K31 the distance of `shuffle_xor` is 1, 2, 4, 8 or 16, and its elements have 32 bits
 //! - K32 `copy_async` copies 4, 8 or 16 bytes; `copy_wait` leaves 0 to 7 groups; `load_matrix` gives f16 or bf16, x2, x4 or x8,
 //!   its immediate 0 or 1
+//! - K33 the threads of a kernel with `wgmma_f16` are a multiple of 128, its sums `f32x4` to `f32x128`, its immediate 0 to 3
 
 use std::fmt;
 
@@ -44,7 +45,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{
     Block, Class, HALF_OPS, Imm, Inst, Kernel, Opcode, Operands, Pred, ResultRule, Scalar, THREAD_OPS, TILES, Type,
-    Value, WARP, inst_line,
+    Value, WARP, WARP_GROUP, inst_line,
 };
 
 /// Most bytes of `local` memory a kernel may have.
@@ -61,7 +62,7 @@ pub const MAX_LANES: u16 = 256;
 /// One broken rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VerifyError {
-    /// `K01` to `K32`.
+    /// `K01` to `K33`.
     pub rule: &'static str,
     /// The instruction by position, as in `body[3].for[0]`; for the kernel as a whole its name.
     pub path: String,
@@ -297,7 +298,8 @@ impl<'a> Checker<'a> {
             Operands::Unary(_) | Operands::Ptr | Operands::Shared | Operands::If => 1,
             Operands::Binary(_) | Operands::Shift | Operands::Swizzle | Operands::Store => 2,
             Operands::PtrInt | Operands::Insert | Operands::Tile | Operands::Copy | Operands::Atomic => 2,
-            Operands::Ternary(_) | Operands::Select | Operands::Dot4 | Operands::Dot2 | Operands::Mma(_) => 3,
+            Operands::Ternary(_) | Operands::Select | Operands::Dot4 | Operands::Dot2 => 3,
+            Operands::Mma(_) | Operands::Wgmma => 3,
             Operands::For => args.len().max(2),
         };
         if args.len() != count {
@@ -342,6 +344,7 @@ impl<'a> Checker<'a> {
             Operands::Copy => vec![Type::SHARED, Type::PTR],
             Operands::Atomic => vec![Type::PTR, Type::I32],
             Operands::Mma(s) => vec![Type::F32.x(4), Type { scalar: s, lanes: 8 }, Type { scalar: s, lanes: 4 }],
+            Operands::Wgmma => vec![args[0].with(Scalar::F32), Type::F16.x(8), Type::SHARED],
             Operands::Insert => vec![args[0], args[0].x(1)],
             Operands::For => [Type::I64; 2].into_iter().chain(args[2..].iter().copied()).collect(),
             Operands::If => vec![Type::I1],
@@ -475,6 +478,11 @@ impl<'a> Checker<'a> {
             Opcode::LoadMatrix => {
                 let fits = r.scalar.is_half() && matches!(r.lanes, 2 | 4 | 8) && matches!(imm, 0 | 1);
                 self.check(fits, "K32", || format!("matrices as {r}, immediate {imm}"));
+            }
+            Opcode::WgmmaF16 => {
+                let threads = self.kernel.threads;
+                let fits = threads.is_multiple_of(WARP_GROUP) && (4..=128).contains(&a.lanes) && (0..4).contains(&imm);
+                self.check(fits, "K33", || format!("sums as {a}, immediate {imm}, {threads} threads"));
             }
             Opcode::TileZero | Opcode::TileLoad => self.tile(imm, true),
             Opcode::TileStore => self.tile(imm, false),

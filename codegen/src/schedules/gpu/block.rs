@@ -138,13 +138,24 @@ impl Place {
     /// Stores elements of any type in the row at `p`.
     pub fn store(self, b: &mut KernelBuilder, v: Value, p: Value) {
         let bytes = i64::from(b.ty(v).scalar.bytes());
-        let store = |b: &mut KernelBuilder| {
+        self.if_live(b, |b| {
             let at = b.index(p, self.at, bytes);
             b.store(v, at, self.more * bytes);
-        };
+        });
+    }
+
+    /// Does something with the number of its first element, if there is one.
+    pub fn when(self, b: &mut KernelBuilder, then: impl FnOnce(&mut KernelBuilder, Value)) {
+        self.if_live(b, |b| {
+            let at = b.add_imm(self.at, self.more);
+            then(b, at);
+        });
+    }
+
+    fn if_live(self, b: &mut KernelBuilder, then: impl FnOnce(&mut KernelBuilder)) {
         match self.live {
-            None => store(b),
-            Some(live) => b.when(live, store),
+            None => then(b),
+            Some(live) => b.when(live, then),
         }
     }
 }

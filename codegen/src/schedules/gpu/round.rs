@@ -8,6 +8,8 @@ use tilewright_ir::kernel::{Kernel, KernelBuilder, Type, Value, WARP};
 use tilewright_runtime::plan::ScalarArg;
 
 /// Layout of rows of `terms` times `width` f16, then, at a multiple of 64 bytes, an f32: `[f16][the rest in f16][scale]`.
+/// Within 16 elements, pairs stand in the order 0, 2, 4, 6, 1, 3, 5, 7: as tensor cores count them when weights are packed
+/// as [`crate::pack::Fragments`] says.
 ///
 /// An element is the scale times the sum of its terms. The scale is a power of two, such that the largest element is from
 /// 2^13 to 2^14; 1 for a row of zeros. The first term is the element rounded to nearest even, the second what that left
@@ -21,6 +23,30 @@ pub struct F16Rows {
 }
 
 impl F16Rows {
+    /// Where element `i` of a term stands.
+    pub fn place(i: u64) -> u64 {
+        i & !15 | (i & 2) << 2 | (i & 12) >> 1 | i & 1
+    }
+
+    /// [`F16Rows::place`] of numbers that are multiples of `lanes`.
+    fn place_of(b: &mut KernelBuilder, i: Value, lanes: u16) -> Value {
+        // Bits of the number, and how far each moves to the left.
+        let moves = [(!15, 0), (12, -1), (2, 2), (1, 0)];
+        let mut out: Option<Value> = None;
+        for (mask, by) in moves.into_iter().filter(|(mask, _)| *mask < 0 || *mask >= i64::from(lanes)) {
+            let mask = b.i64(mask);
+            let bits = b.and(i, mask);
+            let count = b.int(Type::I32, i64::abs(by));
+            let bits = match by {
+                0 => bits,
+                1.. => b.shl(bits, count),
+                _ => b.shr_u(bits, count),
+            };
+            out = Some(out.map_or(bits, |o| b.or(o, bits)));
+        }
+        out.expect("four rows")
+    }
+
     /// Elements of a term: kernels read whole units of [`UNIT_K`], so rows end with zeros.
     pub fn padded(self) -> u64 {
         self.width.next_multiple_of(UNIT_K)
@@ -51,7 +77,7 @@ impl F16Rows {
             let mut rest = v * inverse;
             for term in 0..self.terms {
                 let half = f16::from_f32(rest);
-                let at = self.term(term) as usize + 2 * i;
+                let at = (self.term(term) + 2 * F16Rows::place(i as u64)) as usize;
                 row[at..at + 2].copy_from_slice(&half.to_le_bytes());
                 rest -= half.to_f32();
             }
@@ -65,7 +91,7 @@ impl F16Rows {
         let at = self.scale() as usize;
         let scale = f64::from(f32::from_le_bytes([row[at], row[at + 1], row[at + 2], row[at + 3]]));
         let half = |term: u32, i: usize| {
-            let at = self.term(term) as usize + 2 * i;
+            let at = (self.term(term) + 2 * F16Rows::place(i as u64)) as usize;
             f16::from_le_bytes([row[at], row[at + 1]]).to_f64()
         };
         let value = |i: usize| (0..self.terms).map(|term| half(term, i)).sum::<f64>() * scale;
@@ -160,17 +186,30 @@ impl Schedule for Round {
                 let inverse = b.splat(inverse, b.ty(v).lanes);
                 let v = b.mul(v, inverse);
                 let terms = block::f16_terms(b, v, u64::from(self.terms));
-                for (term, half) in (0..).zip(terms) {
-                    let to = b.index_bytes(out, rows.term(term));
-                    place.store(b, half, to);
-                }
+                place.when(b, |b, at| {
+                    let lanes = b.ty(terms[0]).lanes;
+                    let at = F16Rows::place_of(b, at, lanes);
+                    let to = b.index(out, at, 2);
+                    for (term, half) in (0..).zip(terms) {
+                        let first = rows.term(term) as i64;
+                        if lanes == 4 {
+                            let (low, high) = (b.low(half), b.high(half));
+                            b.store(low, to, first);
+                            b.store(high, to, first + 16);
+                        } else {
+                            b.store(half, to, first);
+                        }
+                    }
+                });
             }
             let rest = b.i64((rows.padded() - self.width) as i64);
             b.for_(t.id, rest, threads as i64, &[], |b, i, _| {
                 let zero = b.int(Type::I16, 0);
+                let i = b.add_imm(i, self.width as i64);
+                let at = F16Rows::place_of(b, i, 1);
+                let to = b.index(out, at, 2);
                 for term in 0..self.terms {
-                    let to = b.index(out, i, 2);
-                    b.store(zero, to, (rows.term(term) + self.width * 2) as i64);
+                    b.store(zero, to, rows.term(term) as i64);
                 }
                 vec![]
             });

@@ -2,7 +2,7 @@
 
 use smallvec::{SmallVec, smallvec};
 
-use super::super::{Inst, Opcode, Scalar, Type, Value, WARP};
+use super::super::{Inst, Opcode, Scalar, Type, Value, WARP, WARP_GROUP, WGMMA_ALIGN, WGMMA_COLUMN};
 use super::lanes::Lanes;
 use super::{Fault, InterpError, Machine, Region, address, int_imm, region_and_offset};
 
@@ -68,9 +68,13 @@ impl Machine<'_> {
         Ok(())
     }
 
-    /// An op of the whole block, or of each warp that takes part.
+    /// An op of the whole block, or of each group of warps, or each warp, that takes part.
     pub(super) fn together(&mut self, inst: &Inst, active: &Threads) -> Result<(), Fault> {
-        let all = if inst.op == Opcode::Barrier { self.kernel.threads } else { WARP };
+        let all = match inst.op {
+            Opcode::Barrier => self.kernel.threads,
+            Opcode::WgmmaF16 => WARP_GROUP,
+            _ => WARP,
+        };
         for group in active.chunk_by(|a, b| a / all == b / all) {
             if group.len() != all as usize {
                 return Err(Fault::Diverged { active: group.len(), all: all as usize });
@@ -82,6 +86,7 @@ impl Machine<'_> {
                     group.iter().map(of).collect()
                 }
                 Opcode::LoadMatrix => self.load_matrix(inst, group)?,
+                Opcode::WgmmaF16 => self.wgmma(inst, group)?,
                 _ => self.mma(inst, group),
             };
             for (&thread, lanes) in group.iter().zip(results) {
@@ -116,6 +121,48 @@ impl Machine<'_> {
             (0..4).map(element).collect()
         };
         (0..WARP as usize).map(result).collect()
+    }
+
+    fn wgmma(&mut self, inst: &Inst, group: &[u32]) -> Result<Vec<Lanes>, Fault> {
+        let (c, a, b) = (inst.args[0], inst.args[1], inst.args[2]);
+        let place = self.of(group[0], b)[0];
+        if let Some(&other) = group.iter().find(|&&t| self.of(t, b)[0] != place) {
+            return Err(Fault::Apart { threads: [group[0], other] });
+        }
+        self.thread = group[0];
+        self.aligned(b, 0, WGMMA_ALIGN)?;
+        let sums = usize::from(self.kernel.ty(c).lanes);
+        let numbers = self.precision;
+        // Row by row of 16: what each column has.
+        let mut columns = Vec::with_capacity(2 * sums);
+        for column in 0..2 * sums {
+            let mut all = Vec::with_capacity(16);
+            for piece in 0..2 {
+                let piece = (int_imm(inst) as usize * 2 + piece) ^ (column % 8);
+                let bytes = self.read(b, (column * WGMMA_COLUMN + piece * 16) as i64, 16)?;
+                let number = |b: &[u8]| numbers.get(Scalar::F16, u16::from_le_bytes([b[0], b[1]]).into());
+                all.extend(bytes.chunks_exact(2).map(number));
+            }
+            columns.push(all);
+        }
+        let mut out = Vec::with_capacity(group.len());
+        for warp in group.chunks(WARP as usize) {
+            // A row's element k is with the lane and in the place that `mma` says.
+            let row = |row: usize| -> Vec<f64> {
+                let at = |k: usize| (warp[row % 8 * 4 + k % 8 / 2], k % 2 + row / 8 * 2 + k / 8 * 4);
+                (0..16).map(|k| numbers.get(Scalar::F16, self.of(at(k).0, a)[at(k).1])).collect()
+            };
+            let rows: Vec<Vec<f64>> = (0..16).map(row).collect();
+            for (lane, &thread) in warp.iter().enumerate() {
+                let element = |i: usize| {
+                    let (row, column) = (lane / 4 + i % 4 / 2 * 8, i / 4 * 8 + lane % 4 * 2 + i % 2);
+                    let sum: f64 = rows[row].iter().zip(&columns[column]).map(|(x, y)| x * y).sum();
+                    numbers.put(Scalar::F32, sum + numbers.get(Scalar::F32, self.of(thread, c)[i]))
+                };
+                out.push((0..sums).map(element).collect());
+            }
+        }
+        Ok(out)
     }
 
     fn load_matrix(&mut self, inst: &Inst, warp: &[u32]) -> Result<Vec<Lanes>, Fault> {

@@ -115,8 +115,9 @@ impl Schedule for Attention {
         &["splits", "terms"]
     }
 
-    fn preferred(&self) -> &'static [(&'static str, i64)] {
-        if self.op.head_dim > 128 { &[("keys", 32)] } else { &[("keys", 32), ("keys", 64)] }
+    fn preferred(&self) -> Vec<Params> {
+        let keys: &[i64] = if self.op.head_dim > 128 { &[32] } else { &[32, 64] };
+        keys.iter().map(|&n| [("keys", n)].into()).collect()
     }
 
     fn chunks(&self, p: &Params) -> u32 {

@@ -4,20 +4,23 @@
 //! unit by unit, `stages - 1` of them ahead of the products; each has panels of its own, which it decodes in registers, once for
 //! all its tokens, from loads a unit ahead. Blocks of the same panels are neighbours, so that one fetches the weights and the
 //! others find them in the cache.
+//!
+//! In shared memory a token has 128 bytes of a unit, whose 16-byte pieces are swapped by the token's number: lanes that read
+//! the same piece of 8 tokens, and copies that write all pieces of one, fall on different banks. So `wgmma_f16` wants it, and
+//! `load_matrix` does not mind.
 
 use super::super::block::{Thread, div_rem};
 use super::super::round::F16Rows;
 use super::finish::Epilogue;
-use super::weights::Weights;
+use super::weights::{Weights, fours};
 use super::{Input, Product};
 use crate::pack::UNIT_K;
 use crate::schedules::Params;
-use tilewright_ir::kernel::{Kernel, KernelBuilder, Pred, Type, Value};
+use tilewright_ir::kernel::{Kernel, KernelBuilder, Pred, Type, Value, WGMMA_COLUMN};
 
 /// Bytes of a token's part of a unit.
-const PIECE: u64 = UNIT_K * 2;
-/// Bytes from one token to the next in shared memory: 8 lanes that read 8 bytes each fall on different banks.
-const ROW: u64 = PIECE + 32;
+const ROW: u64 = UNIT_K * 2;
+const _: () = assert!(ROW == WGMMA_COLUMN as u64, "what a product of four warps takes for a column");
 
 struct Shape {
     warps: u64,
@@ -26,13 +29,18 @@ struct Shape {
     /// Blocks of 8 tokens.
     wide: u64,
     stages: u64,
+    /// Whether four warps multiply together.
+    grouped: bool,
 }
 
 impl Shape {
     fn new(p: &Product, params: &Params) -> Shape {
         let get = |name: &str| params[name] as u64;
-        let wide = (get("tokens") / 8).clamp(1, u64::from(p.max_tokens).div_ceil(8));
-        Shape { warps: get("warps"), high: get("high"), wide, stages: get("stages") }
+        let grouped = get("wgmma") == 1;
+        let most = u64::from(p.max_tokens).div_ceil(8);
+        let most = if grouped { most.next_power_of_two() } else { most };
+        let wide = (get("tokens") / 8).clamp(1, most);
+        Shape { warps: get("warps"), high: get("high"), wide, stages: get("stages"), grouped }
     }
 
     fn tiles(&self, p: &Product) -> u64 {
@@ -56,6 +64,7 @@ pub(super) fn build(p: &Product, name: &str, params: &Params) -> Kernel {
     let stage = b.shared((s.stages * s.wide * 8 * ROW) as i64 * i64::from(from.terms));
     let t = Thread::here(&mut b);
     let (g, c) = div_rem(&mut b, t.lane, 4);
+    let lanes = if s.grouped { [None; 4] } else { parts(&mut b, t.lane).map(Some) };
     let readers: Vec<Weights<'_>> = p.weights.iter().map(|l| Weights::new(&mut b, l, p.cols, t.lane)).collect();
     let block = b.chunk_id();
     let (group, tile) = div_rem(&mut b, block, s.tiles(p));
@@ -67,10 +76,25 @@ pub(super) fn build(p: &Product, name: &str, params: &Params) -> Kernel {
     let token = b.mul_imm(tile, s.wide as i64 * 8);
     let any = b.cmp(Pred::Slt, token, tokens);
     b.when(any, |b| {
-        Tile { p, s: &s, from, t, g, c, x, weights: &weights, readers: &readers, tokens, token, first, stage }
+        Tile { p, s: &s, from, t, g, c, lanes, x, weights: &weights, readers: &readers, tokens, token, first, stage }
             .run(b, &epilogue);
     });
     b.finish()
+}
+
+/// Where a lane's row of `load_matrix` is for each of the four tiles of a unit, behind its first token: two matrices, of the
+/// first and the last 8 elements.
+fn parts(b: &mut KernelBuilder, lane: Value) -> [Value; 4] {
+    let (matrix, row) = div_rem(b, lane, 8);
+    let (_, matrix) = div_rem(b, matrix, 2);
+    let piece = b.xor(row, matrix);
+    let piece = b.mul_imm(piece, 16);
+    let row = b.mul_imm(row, ROW as i64);
+    [0, 1, 2, 3].map(|tile| {
+        let tile = b.i64(tile * 32);
+        let piece = b.xor(piece, tile);
+        b.add(row, piece)
+    })
 }
 
 /// One block of the result.
@@ -82,6 +106,8 @@ struct Tile<'a> {
     /// `lane / 4` and `lane % 4`.
     g: Value,
     c: Value,
+    /// Of each tile of a unit, bytes to where the lane reads.
+    lanes: [Option<Value>; 4],
     x: Value,
     weights: &'a [Value],
     readers: &'a [Weights<'a>],
@@ -100,13 +126,13 @@ impl Tile<'_> {
 
     /// Begins to copy unit `unit` of the activations to stage `slot`; nothing if there is no such unit.
     fn fetch(&self, b: &mut KernelBuilder, unit: Value, slot: Value) {
-        let pieces = PIECE / 16;
+        let pieces = ROW / 16;
         let all = self.s.wide * 8 * pieces * u64::from(self.from.terms);
         let units = b.i64(self.p.units() as i64);
         let inside = b.cmp(Pred::Slt, unit, units);
         b.when(inside, |b| {
             let to = b.index(self.stage, slot, self.stage_bytes() as i64);
-            let from = b.index(self.x, unit, PIECE as i64);
+            let from = b.index(self.x, unit, ROW as i64);
             let end = b.i64(all as i64);
             let last = b.add_imm(self.tokens, -1);
             b.for_(self.t.id, end, self.s.warps as i64 * 32, &[], |b, i, _| {
@@ -119,7 +145,9 @@ impl Tile<'_> {
                 let from = b.index(from, term, self.from.term(1) as i64);
                 let from = b.index(from, piece, 16);
                 let to = b.index(to, row, ROW as i64);
-                let to = b.index(to, piece, 16);
+                let (_, swap) = div_rem(b, row, 8);
+                let there = b.xor(piece, swap);
+                let to = b.index(to, there, 16);
                 b.copy_async(to, from, 16);
                 vec![]
             });
@@ -145,20 +173,20 @@ impl Tile<'_> {
 
     fn run(&self, b: &mut KernelBuilder, epilogue: &Epilogue) {
         let s = self.s;
-        let (zero, none) = (b.i64(0), b.f32(4, 0.0));
+        let zero = b.i64(0);
         for slot in 0..s.stages - 1 {
             let slot = b.i64(slot as i64);
             self.fetch(b, slot, slot);
         }
         let raw = self.load(b, zero);
-        let kinds = self.weights.len();
         let (high, wide) = (s.high as usize, s.wide as usize);
-        // The slot that is read, what is loaded, and the sums [weight][panel][n].
-        let carried: Vec<Value> = [zero].into_iter().chain(raw.iter().copied()).collect();
-        let carried = [carried, vec![none; kinds * high * wide]].concat();
+        // The sums [weight][panel][n], n counting 8 tokens each, or all of them where four warps add in one go.
+        let counts: Vec<usize> = self.readers.iter().map(|r| if s.grouped && r.is_exact() { 1 } else { wide }).collect();
+        let start = |b: &mut KernelBuilder, n: usize| vec![b.f32(4 * (wide / n) as u16, 0.0); high * n];
+        let none: Vec<Value> = counts.iter().flat_map(|&n| start(b, n)).collect();
+        // The slot that is read, what is loaded, and the sums.
+        let carried = [vec![zero], raw.clone(), none].concat();
         let units = b.i64(self.p.units() as i64);
-        let lane = b.index(self.stage, self.g, ROW as i64);
-        let lane = b.index(lane, self.c, 8);
         let result = b.for_(zero, units, 1, &carried, |b, unit, carried| {
             let (slot, rest) = (carried[0], &carried[1..]);
             let (now, sums) = rest.split_at(raw.len());
@@ -177,23 +205,43 @@ impl Tile<'_> {
             self.fetch(b, coming, fill);
             let following = b.add_imm(unit, 1);
             let ahead = self.load(b, following);
-            let x = b.index(lane, slot, self.stage_bytes() as i64);
-            let mut x = |b: &mut KernelBuilder, j: usize, n: usize| {
-                let at = |term: u64| ((term * s.wide + n as u64) * 8 * ROW) as i64 + j as i64 * 32;
-                (0..u64::from(self.from.terms)).map(|t| b.load(Type::F16.x(4), x, at(t))).collect::<Vec<_>>()
-            };
-            let mut sums: Vec<Vec<Value>> = sums.chunks(wide).map(<[Value]>::to_vec).collect();
-            let mut now = now;
-            for (kind, reader) in self.readers.iter().enumerate() {
+            let x = b.index(self.stage, slot, self.stage_bytes() as i64);
+            let (mut now, mut sums) = (now, sums);
+            let mut after = vec![next];
+            after.extend(ahead);
+            for (reader, &count) in self.readers.iter().zip(&counts) {
                 let (mine, others) = now.split_at(reader.loads() * high);
                 now = others;
                 let panels: Vec<&[Value]> = mine.chunks(reader.loads()).collect();
-                reader.multiply(b, &panels, &mut x, &mut sums[kind * high..(kind + 1) * high]);
+                let (mine, others) = sums.split_at(high * count);
+                sums = others;
+                let mut mine: Vec<Vec<Value>> = mine.chunks(count).map(<[Value]>::to_vec).collect();
+                self.multiply(b, reader, &panels, x, &mut mine);
+                after.extend(mine.concat());
             }
-            [vec![next], ahead, sums.concat()].concat()
+            after
         });
-        let sums = &result[1 + raw.len()..];
-        self.finish(b, epilogue, sums);
+        let sums: Vec<Value> = result[1 + raw.len()..].iter().flat_map(|&v| fours(b, v)).collect();
+        self.finish(b, epilogue, &sums);
+    }
+
+    /// Adds the products of a unit whose activations are at `x`.
+    fn multiply(&self, b: &mut KernelBuilder, w: &Weights<'_>, raw: &[&[Value]], x: Value, sums: &mut [Vec<Value>]) {
+        let terms = u64::from(self.from.terms);
+        if self.s.grouped {
+            let columns: Vec<Value> = (0..terms).map(|t| b.index_bytes(x, t * self.s.wide * 8 * ROW)).collect();
+            return w.multiply_grouped(b, raw, &columns, sums);
+        }
+        let lanes = self.lanes.map(|lane| lane.map(|at| b.offset(x, at)));
+        let mut x = |b: &mut KernelBuilder, j: usize, n: usize| {
+            let lane = lanes[j].expect("where warps multiply by themselves");
+            let of = |term: u64| {
+                let row = b.index_bytes(lane, (term * self.s.wide + n as u64) * 8 * ROW);
+                b.load_matrix(Type::F16.x(4), row, false)
+            };
+            (0..terms).map(of).collect()
+        };
+        w.multiply(b, raw, &mut x, sums);
     }
 
     fn finish(&self, b: &mut KernelBuilder, epilogue: &Epilogue, sums: &[Value]) {

@@ -127,9 +127,10 @@ impl Schedule for Product {
             // With gate and up there are twice as many sums.
             let high = if self.weights.len() == 1 { vec![2, 1] } else { vec![1, 2] };
             return vec![
+                Axis { name: "wgmma", values: vec![0, 1] },
                 Axis { name: "warps", values: vec![4, 8] },
                 Axis { name: "high", values: high },
-                Axis { name: "tokens", values: first(wide, &[64, 32, 128, 16, 8]).into_iter().filter(fits).collect() },
+                Axis { name: "tokens", values: first(wide, &[64, 32, 128, 256, 16, 8]).into_iter().filter(fits).collect() },
                 Axis { name: "stages", values: vec![3, 2, 4] },
                 Axis { name: "resident", values: vec![1, 2] },
             ];
@@ -148,6 +149,16 @@ impl Schedule for Product {
                 values: if self.unit_registers() * ahead as u64 > 32 { vec![1] } else { vec![2, 1] },
             },
         ]
+    }
+
+    fn preferred(&self) -> Vec<Params> {
+        let Input::Rounded(_) = self.x else { return vec![] };
+        // Sums of a lane are half as many as tokens; products before they are scaled, and sums of activations, are as many.
+        let exact = self.weights.iter().all(|w| matches!(w, Fragments::Float { .. }));
+        let more = if exact { 0 } else { 1 + usize::from(self.involved() > 0) };
+        let most = i64::from(self.max_tokens.next_multiple_of(8).next_power_of_two());
+        let tokens = most.min(256 / (self.weights.len() + more).next_power_of_two() as i64);
+        vec![[("wgmma", 1), ("warps", 8), ("high", 1), ("tokens", tokens), ("stages", 4)].into()]
     }
 
     fn chunks(&self, p: &Params) -> u32 {

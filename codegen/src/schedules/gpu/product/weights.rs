@@ -141,8 +141,7 @@ impl<'a> Weights<'a> {
             codes.iter().map(|c| c.level(b, kind)).collect()
         };
         let (scales, mins) = (levels(b, 0), q.has_min.then(|| levels(b, 1)));
-        let one = b.int(Type::I32.x(4), 0x3c00_3c00);
-        let ones = b.bitcast(one, Type::F16.x(8));
+        let ones = ones(b);
         let zero = b.f32(4, 0.0);
         let tiles = (q.group / 16) as usize;
         for group in 0..(UNIT_K / q.group) as usize {
@@ -163,6 +162,71 @@ impl<'a> Weights<'a> {
                     sums[n] = b.fma(scales[p][group], v, sums[n]);
                     if let (Some(mins), Some(total)) = (&mins, total) {
                         sums[n] = b.fma(mins[p][group], total, sums[n]);
+                    }
+                }
+            }
+        }
+    }
+
+    /// True if sums need no scales while they grow.
+    pub(in crate::schedules::gpu) fn is_exact(&self) -> bool {
+        matches!(self.layout, Fragments::Float { .. })
+    }
+
+    /// [`Weights::multiply`] by four warps together: `columns` are the terms of the activations of all tokens in shared memory,
+    /// as `wgmma_f16` wants them. With [`Weights::is_exact`] a panel has one vector of sums, otherwise one for 8 tokens each.
+    pub(in crate::schedules::gpu) fn multiply_grouped(
+        &self,
+        b: &mut KernelBuilder,
+        raw: &[&[Value]],
+        columns: &[Value],
+        sums: &mut [Vec<Value>],
+    ) {
+        let q = match self.layout {
+            Fragments::Float { terms, .. } => {
+                let of = |raw: &&[Value], b: &mut KernelBuilder| -> Vec<Value> {
+                    raw.iter().map(|&v| b.bitcast(v, Type::F16.x(8))).collect()
+                };
+                let panels: Vec<Vec<Value>> = raw.iter().map(|raw| of(raw, b)).collect();
+                for (sums, a) in sums.iter_mut().zip(&panels) {
+                    for (i, &a) in a.iter().enumerate() {
+                        let (term, j) = (i / 4, i % 4);
+                        debug_assert!(term < *terms as usize);
+                        for &x in columns.iter().take(if term == 0 { columns.len() } else { 1 }) {
+                            sums[0] = b.wgmma(sums[0], a, x, j as i64);
+                        }
+                    }
+                }
+                return;
+            }
+            Fragments::Quant(q) => q,
+        };
+        let codes: Vec<Codes<'_>> = raw.iter().map(|raw| Codes::new(b, q, raw)).collect();
+        let levels = |b: &mut KernelBuilder, kind: usize| -> Vec<Vec<Value>> {
+            codes.iter().map(|c| c.level(b, kind)).collect()
+        };
+        let (scales, mins) = (levels(b, 0), q.has_min.then(|| levels(b, 1)));
+        let ones = ones(b);
+        let zero = b.f32(4 * sums[0].len() as u16, 0.0);
+        let tiles = (q.group / 16) as usize;
+        for group in 0..(UNIT_K / q.group) as usize {
+            let tiles: Vec<usize> = (group * tiles..(group + 1) * tiles).collect();
+            let fragments: Vec<Vec<Value>> =
+                codes.iter().map(|c| tiles.iter().map(|&j| c.fragment(b, j)).collect()).collect();
+            let product = |b: &mut KernelBuilder, a: &dyn Fn(usize) -> Value| {
+                let steps = tiles.iter().enumerate().flat_map(|(i, &j)| columns.iter().map(move |&x| (i, j, x)));
+                steps.fold(zero, |sum, (i, j, x)| b.wgmma(sum, a(i), x, j as i64))
+            };
+            // All that is multiplied at the same time, before anything is read.
+            let total = mins.as_ref().map(|_| product(b, &|_| ones));
+            let products: Vec<Value> = fragments.iter().map(|a| product(b, &|i| a[i])).collect();
+            let total = total.map(|t| fours(b, t));
+            for (p, sums) in sums.iter_mut().enumerate() {
+                let products = fours(b, products[p]);
+                for (n, sum) in sums.iter_mut().enumerate() {
+                    *sum = b.fma(scales[p][group], products[n], *sum);
+                    if let (Some(mins), Some(total)) = (&mins, &total) {
+                        *sum = b.fma(mins[p][group], total[n], *sum);
                     }
                 }
             }
@@ -218,6 +282,21 @@ impl<'a> Weights<'a> {
             }
         }
     }
+}
+
+/// A fragment whose product is the sum of the columns.
+fn ones(b: &mut KernelBuilder) -> Value {
+    let one = b.int(Type::I32.x(4), 0x3c00_3c00);
+    b.bitcast(one, Type::F16.x(8))
+}
+
+/// The lanes of a vector, four by four.
+pub(super) fn fours(b: &mut KernelBuilder, v: Value) -> Vec<Value> {
+    if b.ty(v).lanes == 4 {
+        return vec![v];
+    }
+    let halves = [b.low(v), b.high(v)];
+    halves.into_iter().flat_map(|half| fours(b, half)).collect()
 }
 
 fn scalar(store: Store) -> Scalar {

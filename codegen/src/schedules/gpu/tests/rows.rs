@@ -215,7 +215,6 @@ fn rounded_rows() {
             let outs = run(&s, &params(&s, &[]), &buffers, &[TOKENS as i64], &mut r);
             let outs = outs.iter().filter_map(|o| o.last());
             for (t, got) in outs.flat_map(|out| out.chunks(rows.bytes() as usize).enumerate()) {
-                //(rows.bytes() as usize).enumerate() {
                 let who = format!("seed {}, {}, token {t}", r.seed, s.signature());
                 let mut want = before[t * got.len()..][..got.len()].to_vec();
                 if t >= TOKENS as usize {
