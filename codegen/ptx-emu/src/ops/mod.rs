@@ -5,7 +5,10 @@ pub(crate) mod convert;
 mod decode;
 mod float;
 mod int;
+mod memory;
+mod scalar;
 mod table;
+mod warp;
 
 use crate::num::Round;
 pub(crate) use crate::parse::inst::{RegId, Space, Special};
