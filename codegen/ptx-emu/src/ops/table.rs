@@ -103,6 +103,7 @@ pub(super) const TABLE: &[Entry] = &[
     entry("ldmatrix", Class::Matrix, |d| matrix(d, true)),
     entry("stmatrix", Class::Matrix, |d| matrix(d, false)),
     entry("mma", Class::Matrix, mma),
+    entry("wgmma", Class::Matrix, wgmma),
 ];
 
 fn branch(d: &mut Dec<'_>) -> Res<Op> {

@@ -29,12 +29,19 @@ pub(super) fn barrier(d: &mut Dec<'_>) -> Res<Op> {
 }
 
 pub(super) fn fence(d: &mut Dec<'_>) -> Res<Op> {
-    let words =
-        ["cta", "cluster", "gpu", "gl", "sys", "sc", "acq_rel", "acquire", "release", "proxy", "async", "alias"];
-    d.ignore(&words);
-    d.ignore(&["async::generic", "shared::cta", "shared::cluster", "global", "async.global", "mbarrier_init"]);
+    if d.flag("proxy") {
+        return proxy_fence(d);
+    }
+    alone(d, &["cta", "cluster", "gpu", "gl", "sys", "sc", "acq_rel", "acquire", "release", "mbarrier_init"], Op::Fence)
+}
+
+/// Only fences between the generic and the asynchronous proxy that reach shared memory do something here.
+fn proxy_fence(d: &mut Dec<'_>) -> Res<Op> {
+    let (both, space) = (d.flag("async"), d.space());
+    let shared = both && matches!(space, Space::Shared | Space::Generic);
+    d.ignore(&["alias", "async::generic", "async.global", "cta", "cluster", "gpu", "sys", "acquire", "release"]);
     d.ignore(&["sync_restrict::shared::cta", "sync_restrict::shared::cluster"]);
-    alone(d, &[], Op::Fence)
+    alone(d, &[], if shared { Op::ProxyFence } else { Op::Fence })
 }
 
 pub(super) fn shuffle(d: &mut Dec<'_>) -> Res<Op> {
@@ -134,4 +141,56 @@ pub(super) fn mma(d: &mut Dec<'_>) -> Res<Op> {
     let c = d.list(3, acc_regs)?.iter().map(|o| d.source(o, acc_ty)).collect::<Res<_>>()?;
     let (a, b) = (d.regs(1, a_regs, B32)?, d.regs(2, a_regs / 2, B32)?);
     Ok(Op::Mma(Box::new(Mma { k, a_ty, b_ty, acc, saturate, d: d.regs(0, acc_regs, acc_ty)?, a, b, c })))
+}
+
+/// `wgmma` of f16 and bf16 into f32, both matrices K-major: `mma_async` with A in registers or behind a descriptor, and what
+/// orders it.
+pub(super) fn wgmma(d: &mut Dec<'_>) -> Res<Op> {
+    if d.flag("wait_group") {
+        sync_aligned(d)?;
+        d.count(1, 1)?;
+        return Ok(Op::WgmmaWait { left: d.constant(0)? as u32 });
+    }
+    if let Some(commit) = d.choose(&[("fence", false), ("commit_group", true)]) {
+        sync_aligned(d)?;
+        return alone(d, &[], if commit { Op::WgmmaCommit } else { Op::WgmmaFence });
+    }
+    if !d.flag("mma_async") {
+        return Err("wgmma is mma_async, fence, commit_group or wait_group".into());
+    }
+    sync_aligned(d)?;
+    let shape = |m: &str| m.strip_prefix("m64n")?.strip_suffix("k16")?.parse().ok();
+    let n: usize =
+        d.read(shape).filter(|n| n % 8 == 0 && (8..=256).contains(n)).ok_or("wgmma is m64n8k16 to m64n256k16")?;
+    let (dt, a_ty, ty) = (d.ty()?, d.ty()?, d.ty()?);
+    if dt != Ty::F32 || a_ty != ty || !matches!(ty, Ty::F16 | Ty::BF16) {
+        let (a, b) = (a_ty.name(), ty.name());
+        return Err(format!("wgmma of {a} and {b} into {} is not known to the emulator", dt.name()));
+    }
+    let in_regs = matches!(d.ops.get(1), Some(crate::parse::inst::Operand::Vector(_)));
+    d.count(8 - usize::from(in_regs), 8 - usize::from(in_regs))?;
+    let a = if in_regs { Left::Regs(d.regs(1, 4, Ty::B32)?) } else { Left::Shared(d.src(1, Ty::B64)?) };
+    let mut minus = false;
+    for i in [4, 5] {
+        minus ^= match d.constant(i)? as u32 as i32 {
+            1 => false,
+            -1 => true,
+            n => return Err(format!("wgmma scales its matrices by 1 or -1, not by {n}")),
+        };
+    }
+    for i in 6..d.ops.len() {
+        if d.constant(i)? != 0 {
+            return Err("matrices of wgmma that are not K-major are not known to the emulator".into());
+        }
+    }
+    let d_regs = d.regs(0, n / 2, Ty::F32)?;
+    let left: &[RegId] = if let Left::Regs(r) = &a { r } else { &[] };
+    if d_regs.iter().enumerate().any(|(i, r)| d_regs[..i].contains(r) || left.contains(r)) {
+        return Err("a register of wgmma's sum stands there twice".into());
+    }
+    Ok(Op::Wgmma(Box::new(Wgmma { n, ty, d: d_regs, a, b: d.src(2, Ty::B64)?, add: d.pred(3)?, minus })))
+}
+
+fn sync_aligned(d: &mut Dec<'_>) -> Res<()> {
+    if d.flag("sync") && d.flag("aligned") { Ok(()) } else { Err("wgmma is .sync.aligned".into()) }
 }
