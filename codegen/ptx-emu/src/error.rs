@@ -34,11 +34,16 @@ pub enum FaultKind {
     BarrierDivergence,
     /// Bytes that an asynchronous copy writes, used with no wait for that copy.
     MissingWait,
+    /// What `wgmma` or a bulk copy uses was touched by ordinary instructions, with no `wgmma.fence` (registers) or
+    /// `fence.proxy.async` (shared memory) between.
+    MissingFence,
+    /// A matrix descriptor of `wgmma` that says what the hardware cannot do.
+    Descriptor,
     /// Data of a previous grid used before `griddepcontrol.wait`.
     DependencyWait,
     /// An mbarrier that was not initialised, overflows, or is used as plain memory.
     Mbarrier,
-    /// A warp-wide operation whose lanes do not all come, or that reads a lane that does not take part.
+    /// An operation of a warp, or of a warp group, whose lanes do not all come, or that reads a lane that does not take part.
     Collective,
     /// No warp can go on.
     Deadlock,
@@ -59,6 +64,8 @@ impl FaultKind {
             FaultKind::Race => "race",
             FaultKind::BarrierDivergence => "barrier divergence",
             FaultKind::MissingWait => "missing wait",
+            FaultKind::MissingFence => "missing fence",
+            FaultKind::Descriptor => "matrix descriptor",
             FaultKind::DependencyWait => "before griddepcontrol.wait",
             FaultKind::Mbarrier => "mbarrier misuse",
             FaultKind::Collective => "warp-wide operation",

@@ -2,6 +2,7 @@
 
 pub(crate) mod bounds;
 pub(crate) mod init;
+pub(crate) mod proxy;
 pub(crate) mod race;
 
 use crate::{Fault, FaultKind};

@@ -7,6 +7,7 @@
 
 use super::Bad;
 use super::init::Written;
+use super::proxy::{CHUNK, Own, Proxy};
 use crate::FaultKind;
 
 /// Times of all actors, as one of them knows them.
@@ -55,7 +56,7 @@ struct Read {
     line: u32,
 }
 
-const SEVERAL: u8 = 255;
+pub(crate) const SEVERAL: u8 = 255;
 
 /// Shared memory of a CTA with its shadow.
 pub(crate) struct Shared {
@@ -65,10 +66,12 @@ pub(crate) struct Shared {
     writes: Vec<Write>,
     /// For each warp, its last read of each byte; empty until it reads.
     reads: Vec<Vec<Read>>,
+    proxy: Option<Proxy>,
 }
 
 impl Shared {
-    pub fn new(bytes: usize, warps: usize) -> Self {
+    /// `proxy`: something in the kernel reads through the asynchronous proxy.
+    pub fn new(bytes: usize, warps: usize, proxy: bool) -> Self {
         let nobody = Write { actor: 0, lane: 0, strong: false, time: 0, line: 0 };
         Self {
             data: vec![0xa5; bytes],
@@ -76,6 +79,7 @@ impl Shared {
             state: vec![State::Plain; bytes],
             writes: vec![nobody; bytes],
             reads: vec![Vec::new(); warps],
+            proxy: proxy.then(|| Proxy::new(bytes, warps)),
         }
     }
 
@@ -142,21 +146,84 @@ impl Shared {
         if who.strong || who.actor == engine {
             return Ok(());
         }
+        self.note_read(who, at, n, now[who.actor]);
+        Ok(())
+    }
+
+    fn note_read(&mut self, who: Who, at: usize, n: usize, time: u32) {
         let reads = &mut self.reads[who.actor];
         if reads.is_empty() {
             *reads = vec![Read { time: 0, lane: 0, line: 0 }; self.data.len()];
         }
-        let time = now[who.actor];
         for r in &mut reads[at..at + n] {
             let lane = if r.time == time && r.lane != who.lane { SEVERAL } else { who.lane };
             *r = Read { time, lane, line: who.line };
         }
-        Ok(())
+    }
+
+    /// `wgmma` reads a chunk, at any time from here on; `known` is what all warps of its group know.
+    pub fn read_async(&self, at: usize, known: &[u32]) -> Result<(), Bad> {
+        let (engine, nobody) = (known.len() - 1, Who { actor: usize::MAX, lane: SEVERAL, line: 0, strong: false });
+        for b in at..at + CHUNK {
+            self.usable(b, false)?;
+            self.after_write(nobody, b, known, engine, false)?;
+        }
+        self.written.check("shared memory", at, CHUNK)?;
+        self.visible(at, CHUNK, known)
+    }
+
+    /// What ordinary accesses wrote must have been made visible to the asynchronous proxy, as far as the reader knows.
+    pub fn visible(&self, at: usize, n: usize, known: &[u32]) -> Result<(), Bad> {
+        let Some(proxy) = &self.proxy else { return Ok(()) };
+        let engine = known.len() - 1;
+        let hidden = |b: &usize| {
+            let actor = usize::from(self.writes[*b].actor);
+            actor != engine && !proxy.visible(*b, known[actor])
+        };
+        let Some(b) = (at..at + n).find(hidden) else { return Ok(()) };
+        let w = self.writes[b];
+        let m = format!(
+            "byte {b} of shared memory: warp {}, lane {} wrote it at line {}, with no fence.proxy.async of that lane \
+             before what orders the two",
+            w.actor, w.lane, w.line
+        );
+        Err(Bad::new(FaultKind::MissingFence, m))
+    }
+
+    /// Lanes of a warp make visible to the asynchronous proxy what they wrote.
+    pub fn fence_proxy(&mut self, warp: usize, lanes: u32, time: u32) {
+        let writes = &self.writes;
+        let own = |b: usize| match &writes[b] {
+            w if usize::from(w.actor) != warp => Own::Foreign,
+            w if lanes >> w.lane & 1 == 1 => Own::Fenced,
+            _ => Own::OtherLane,
+        };
+        if let Some(proxy) = &mut self.proxy {
+            proxy.fence(warp, time, own);
+        }
+    }
+
+    /// A `wgmma` that a warp will wait for begins to read a chunk.
+    pub fn begin_async(&mut self, chunk: u32, line: u32) {
+        if let Some(proxy) = &mut self.proxy {
+            proxy.begin(chunk, line);
+        }
+    }
+
+    /// A warp has waited for it: `who` read the chunk at `time`.
+    pub fn end_async(&mut self, who: Who, chunk: u32, time: u32) {
+        if let Some(proxy) = &mut self.proxy {
+            proxy.end(chunk);
+        }
+        self.note_read(who, chunk as usize * CHUNK, CHUNK, time);
     }
 
     /// `who` is about to write bytes, or has a copy do it; `value` where it is known.
     pub fn write(&mut self, who: Who, at: usize, n: usize, value: Option<&[u8]>, now: &[u32]) -> Result<(), Bad> {
         let engine = now.len() - 1;
+        if let Some(proxy) = &self.proxy {
+            proxy.quiet(at, n)?;
+        }
         for b in at..at + n {
             self.usable(b, true)?;
             let same = value.is_some_and(|v| v[b - at] == self.data[b]);
@@ -185,6 +252,9 @@ impl Shared {
     fn wrote(&mut self, who: Who, at: usize, n: usize, time: u32) {
         let w = Write { actor: who.actor as u8, lane: who.lane, strong: who.strong, time, line: who.line };
         self.writes[at..at + n].fill(w);
+        if let Some(proxy) = self.proxy.as_mut().filter(|_| who.actor < self.reads.len()) {
+            proxy.wrote(who.actor, at, n);
+        }
     }
 
     pub fn mark(&mut self, at: usize, n: usize, state: State) {

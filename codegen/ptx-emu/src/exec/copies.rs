@@ -149,6 +149,7 @@ impl Cx<'_, '_> {
             let mut bytes = vec![0; size];
             let weak = crate::ops::Order { acquire: false, release: false, strong: false };
             self.read_shared(l, at, &mut bytes, weak)?;
+            self.cta.shared.visible(at, size, &self.cta.clocks[self.w]).map_err(self.at(l))?;
             self.mem.find(to[l], size).map_err(|bad| self.fault(Some(l), bad))?;
             let (group, line) = (self.cta.warps[self.w].committed[1][l], self.line);
             let what = What::Store { at, to: to[l], size };

@@ -12,6 +12,8 @@ pub(crate) enum Block {
     Barrier(usize),
     /// At a `.sync` operation, for lanes that have not come.
     Members,
+    /// At a `wgmma`, for the other warps of its group.
+    WarpGroup,
     /// At `griddepcontrol.wait`.
     Grid,
 }

@@ -126,7 +126,7 @@ impl<'m> Grid<'m> {
         let groups = cta.warps.iter().enumerate().flat_map(|(w, warp)| warp.lanes.groups.iter().map(move |g| (w, g)));
         let mut places: Vec<_> = groups.map(|(w, g)| (w, g.block, g.pc)).collect();
         // A warp that misses lanes explains why the others wait at the barrier.
-        places.sort_by_key(|(_, b, _)| *b != Block::Members);
+        places.sort_by_key(|(_, b, _)| (*b != Block::Members, *b != Block::WarpGroup));
         let Some(&(warp, block, pc)) = places.first() else {
             return self.blame(cta, 0, FaultKind::Deadlock, 0, "no warp is left".into());
         };
@@ -145,6 +145,10 @@ impl<'m> Grid<'m> {
                 Some(g) => format!("warp {w} waits at line {}", self.info.kernel.code[g.pc].line),
             })
             .collect();
+        if block == Block::WarpGroup {
+            let m = format!("waits for the other warps of its warp group: {}", others.join(", "));
+            return self.blame(cta, warp, FaultKind::Collective, line, m);
+        }
         let m = format!("waits at a barrier that not all warps reach: {}", others.join(", "));
         self.blame(cta, warp, FaultKind::BarrierDivergence, line, m)
     }

@@ -14,7 +14,7 @@ use crate::{Fault, FaultKind};
 const WEAK: Order = Order { acquire: false, release: false, strong: false };
 
 /// An element as the factor of a product.
-fn factor(ty: Ty, bits: u32) -> f32 {
+pub(super) fn factor(ty: Ty, bits: u32) -> f32 {
     match ty {
         Ty::F16 => num::f16_to_f32(bits as u16),
         Ty::BF16 => num::bf16_to_f32(bits as u16),
@@ -84,7 +84,7 @@ impl Cx<'_, '_> {
 
     /// The matrix that is spread over the lanes: `rows` × `k` elements, from row `lane / 4` and column `lane % 4` of each
     /// 8 × 16-byte part; parts go down first, then to the right.
-    fn gather(&self, regs: &[RegId], ty: Ty, tall: bool, k: usize) -> Result<Vec<f32>, Fault> {
+    pub(super) fn gather(&self, regs: &[RegId], ty: Ty, tall: bool, k: usize) -> Result<Vec<f32>, Fault> {
         let per = 4 / ty.size();
         let high = if tall { 2 } else { 1 };
         let mut m = vec![0.0; 8 * high * k];

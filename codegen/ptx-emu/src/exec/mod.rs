@@ -11,11 +11,12 @@ mod matrix;
 mod mbarrier;
 mod memory;
 mod warp;
+mod wgmma;
 
 use crate::check::init::Written;
 use crate::check::race::{Clock, Shared};
 use crate::check::{Bad, race};
-use crate::ops::RegId;
+use crate::ops::{Op, RegId};
 use crate::parse::module::Kernel;
 use crate::rng::Rng;
 use crate::{Fault, FaultKind, Stats};
@@ -59,6 +60,8 @@ pub(crate) struct Warp {
     fenced: Option<Clock>,
     /// What strong reads saw, for the fence that follows them.
     seen: Option<Clock>,
+    /// What `wgmma` does with registers, in kernels that have it.
+    tensor: Option<Box<wgmma::Tensor>>,
 }
 
 pub(crate) struct Cta {
@@ -79,6 +82,8 @@ impl Cta {
         let k = info.kernel;
         let threads = info.block.iter().product::<u32>();
         let count = threads.div_ceil(32) as usize;
+        let has = |f: fn(&Op) -> bool| k.code.iter().any(|i| f(&i.op));
+        let tensor = has(Op::needs_wgmma);
         let warp = |w: usize| {
             let first = w as u32 * 32;
             let here = (threads - first).min(32);
@@ -93,6 +98,7 @@ impl Cta {
                 committed: [[0; 32]; 2],
                 fenced: None,
                 seen: None,
+                tensor: tensor.then(|| Box::new(wgmma::Tensor::new(k.reg_names.len()))),
             }
         };
         let mut clocks = vec![vec![0; count + 1]; count + 1];
@@ -100,7 +106,7 @@ impl Cta {
         Cta {
             id,
             warps: (0..count).map(warp).collect(),
-            shared: Shared::new(k.shared_bytes + info.dynamic_shared, count),
+            shared: Shared::new(k.shared_bytes + info.dynamic_shared, count, has(Op::reads_by_proxy)),
             clocks,
             barriers: (0..16).map(|_| barrier::Barrier::default()).collect(),
             mbarriers: BTreeMap::new(),
@@ -198,5 +204,8 @@ impl Cx<'_, '_> {
             reg[l] = values[l];
         }
         warp.defined[r as usize] |= mask;
+        if let Some(t) = &mut warp.tensor {
+            t.wrote(r);
+        }
     }
 }

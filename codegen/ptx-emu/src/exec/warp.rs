@@ -19,6 +19,9 @@ impl Cx<'_, '_> {
                     let m = format!("register {} was never written", self.info.kernel.reg_names[r as usize]);
                     return self.err(Some(lane), FaultKind::Uninitialised, m);
                 }
+                if let Some(line) = warp.tensor.as_ref().and_then(|t| t.read(r)) {
+                    return self.in_flight(r, line, "reads");
+                }
                 Ok(warp.regs[r as usize])
             }
         }
@@ -109,6 +112,9 @@ impl Cx<'_, '_> {
         }
         let flow =
             if self.mask == 0 && !matches!(inst.op, Op::Branch { .. }) { Flow::Next } else { self.run(&inst.op)? };
+        if let Some((r, line)) = self.warp().tensor.as_mut().and_then(|t| t.clobbered.take()) {
+            return self.in_flight(r, line, "writes");
+        }
         if flow != Flow::Moved {
             let (g, pc) = (self.g, self.pc + 1);
             self.warp().lanes.advance(g, pc);
@@ -136,6 +142,7 @@ impl Cx<'_, '_> {
                 Ok(Flow::Moved)
             }
             Op::Exit => {
+                self.nothing_in_flight()?;
                 let (g, mask) = (self.g, self.mask);
                 self.warp().lanes.exit(g, mask);
                 Ok(Flow::Moved)
@@ -164,6 +171,16 @@ impl Cx<'_, '_> {
                 Ok(Flow::Next)
             }
             Op::Barrier { op, id, count, dst, pred, negate } => self.barrier(*op, *id, *count, *dst, (*pred, *negate)),
+            Op::Wgmma(m) => self.wgmma(m),
+            Op::WgmmaFence => self.wgmma_fence(),
+            Op::WgmmaCommit => self.wgmma_commit(),
+            Op::WgmmaWait { left } => self.wgmma_wait(*left),
+            Op::ProxyFence => {
+                let (w, mask) = (self.w, self.mask);
+                let time = self.cta.clocks[w][w];
+                self.cta.shared.fence_proxy(w, mask, time);
+                Ok(Flow::Next)
+            }
             Op::Fence => {
                 self.fence();
                 Ok(Flow::Next)

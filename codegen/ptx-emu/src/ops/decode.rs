@@ -67,6 +67,13 @@ impl<'a> Dec<'a> {
         self.choose(list).ok_or_else(|| format!("`{}` does not say {what}", self.raw.name))
     }
 
+    /// Takes the first modifier that `read` understands.
+    pub fn read<T>(&mut self, read: impl Fn(&str) -> Option<T>) -> Option<T> {
+        let (i, value) = self.mods.iter().enumerate().find_map(|(i, m)| Some((i, read(m)?)))?;
+        self.mods.remove(i);
+        Some(value)
+    }
+
     /// Takes the first modifier that is a type.
     pub fn ty_opt(&mut self) -> Option<Ty> {
         let at = self.mods.iter().position(|m| Ty::named(m).is_some())?;
@@ -320,7 +327,7 @@ fn decode(raw: &Raw, scope: &Scope<'_>, labels: &HashMap<String, usize>, dynamic
     if let Some(m) = d.mods.first() {
         return Err(format!("modifier `.{m}` of `{}` is not known to the emulator", raw.name));
     }
-    // One name serves integers and floats; the counts keep them apart.
+    // One name serves integers and floats, or products and waits for them; the counts keep them apart.
     let class = match &op {
         Op::Lane { form, .. } if matches!(entry.class, Class::Integer | Class::Float) => {
             if form.ty.float() {
@@ -329,6 +336,7 @@ fn decode(raw: &Raw, scope: &Scope<'_>, labels: &HashMap<String, usize>, dynamic
                 Class::Integer
             }
         }
+        Op::WgmmaFence | Op::WgmmaCommit | Op::WgmmaWait { .. } => Class::Synchronise,
         _ => entry.class,
     };
     Ok(Inst { line: raw.line, guard: raw.guard, class, op })

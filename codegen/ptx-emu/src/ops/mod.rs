@@ -5,7 +5,10 @@ pub(crate) mod convert;
 mod decode;
 mod float;
 mod int;
+mod memory;
+mod scalar;
 mod table;
+mod warp;
 
 use crate::num::Round;
 pub(crate) use crate::parse::inst::{RegId, Space, Special};
@@ -178,6 +181,29 @@ pub(crate) struct Mma {
     pub c: Vec<Src>,
 }
 
+/// Where `wgmma` has its left matrix.
+#[derive(Clone, Debug)]
+pub(crate) enum Left {
+    Regs(Vec<RegId>),
+    /// A descriptor of shared memory.
+    Shared(Src),
+}
+
+/// `wgmma.mma_async.m64nNk16`: D, of f32, = A · B, plus D where the predicate says so.
+#[derive(Clone, Debug)]
+pub(crate) struct Wgmma {
+    pub n: usize,
+    pub ty: Ty,
+    pub d: Vec<RegId>,
+    pub a: Left,
+    /// Descriptor of the right matrix.
+    pub b: Src,
+    /// Whether D is added to, and whether the predicate is negated.
+    pub add: (Src, bool),
+    /// The product is subtracted.
+    pub minus: bool,
+}
+
 /// What an instruction does.
 #[derive(Clone, Debug)]
 pub(crate) enum Op {
@@ -325,9 +351,29 @@ pub(crate) enum Op {
         pred: Src,
         negate: bool,
     },
+    Wgmma(Box<Wgmma>),
+    WgmmaFence,
+    WgmmaCommit,
+    WgmmaWait {
+        left: u32,
+    },
     Fence,
+    /// Makes writes to shared memory visible to the proxy of asynchronous copies and of `wgmma`.
+    ProxyFence,
     GridWait,
     GridLaunch,
+}
+
+impl Op {
+    /// Is it a part of `wgmma`?
+    pub fn needs_wgmma(&self) -> bool {
+        matches!(self, Op::Wgmma(_) | Op::WgmmaFence | Op::WgmmaCommit | Op::WgmmaWait { .. })
+    }
+
+    /// Does it have the asynchronous proxy read shared memory?
+    pub fn reads_by_proxy(&self) -> bool {
+        matches!(self, Op::Wgmma(_) | Op::BulkStore { .. })
+    }
 }
 
 /// An instruction of a kernel.

@@ -36,6 +36,8 @@ pub(crate) struct Kernel {
     pub max_threads: Option<u64>,
     /// The block must have exactly these threads.
     pub exact_threads: bool,
+    /// The largest alignment that a variable of shared memory asks for: addresses there are known modulo it.
+    pub shared_align: u64,
     pub code: Vec<Inst>,
 }
 
@@ -51,8 +53,16 @@ pub struct Module {
 impl Module {
     /// Reads a module. Everything that the emulator would not know how to run is refused here.
     pub fn parse(text: &str) -> Result<Module, ParseError> {
-        Reader { c: Cursor::new(text)?, scope: Scope::default(), shared: 0, dynamic_align: 1, constants: Vec::new() }
-            .module()
+        Reader {
+            c: Cursor::new(text)?,
+            scope: Scope::default(),
+            target: String::new(),
+            shared: 0,
+            shared_align: 1,
+            dynamic_align: 1,
+            constants: Vec::new(),
+        }
+        .module()
     }
 
     /// Names of the kernels, in the order of the text.
@@ -128,8 +138,12 @@ impl<'a> Scope<'a> {
 struct Reader<'a> {
     c: Cursor<'a>,
     scope: Scope<'a>,
+    /// What `.target` says.
+    target: String,
     /// Bytes of shared variables so far.
     shared: u64,
+    /// Largest alignment of those.
+    shared_align: u64,
     dynamic_align: u64,
     constants: Vec<u8>,
 }
@@ -149,12 +163,12 @@ fn align_up(n: u64, align: u64) -> u64 {
 impl<'a> Reader<'a> {
     fn module(mut self) -> Result<Module, ParseError> {
         self.scope.open();
-        let (mut kernels, mut version, mut target) = (Vec::<Kernel>::new(), String::new(), String::new());
+        let (mut kernels, mut version) = (Vec::<Kernel>::new(), String::new());
         while self.c.peek().kind != Kind::End {
             match self.c.word()? {
                 ".version" => version = self.c.next().text.to_string(),
                 ".target" => {
-                    target = self.c.word()?.to_string();
+                    self.target = self.c.word()?.to_string();
                     while self.c.eat(",") {
                         self.c.word()?;
                     }
@@ -182,10 +196,10 @@ impl<'a> Reader<'a> {
                 other => return Err(self.c.error(format!("`{other}` is not known to the emulator at module level"))),
             }
         }
-        if version.is_empty() || target.is_empty() {
+        if version.is_empty() || self.target.is_empty() {
             return Err(self.c.error("a module states its .version and .target"));
         }
-        Ok(Module { kernels, constants: self.constants, version, target })
+        Ok(Module { kernels, constants: self.constants, version, target: self.target })
     }
 
     fn alignment(&mut self) -> Result<u64, ParseError> {
@@ -229,6 +243,7 @@ impl<'a> Reader<'a> {
         let offset = match space {
             Space::Shared => {
                 let at = align_up(self.shared, align);
+                self.shared_align = self.shared_align.max(align);
                 self.shared = at + bytes;
                 at
             }
@@ -330,7 +345,7 @@ impl<'a> Reader<'a> {
 
     fn entry(&mut self) -> Result<Kernel, ParseError> {
         let name = self.c.word()?.to_string();
-        let module_shared = self.shared;
+        let (module_shared, module_align) = (self.shared, self.shared_align);
         self.scope.open();
         self.scope.reg_types.clear();
         self.scope.reg_names.clear();
@@ -356,6 +371,11 @@ impl<'a> Reader<'a> {
         self.body(&mut body)?;
         let dynamic = align_up(self.shared, self.dynamic_align);
         let code = ops::decode_all(&body.raw, &body.labels, &self.scope, dynamic)?;
+        let wgmma = |i: &&ops::Inst| i.op.needs_wgmma();
+        if let Some(inst) = code.iter().find(wgmma).filter(|_| self.target != "sm_90a") {
+            let message = format!("wgmma needs .target sm_90a, not {}", self.target);
+            return Err(ParseError { line: inst.line, message });
+        }
         let code = cfg::with_reconvergence(code);
         self.scope.close();
         let kernel = Kernel {
@@ -368,9 +388,10 @@ impl<'a> Reader<'a> {
             local_bytes: align_up(body.local, 16) as usize,
             max_threads,
             exact_threads,
+            shared_align: self.shared_align.max(self.dynamic_align),
             code,
         };
-        self.shared = module_shared;
+        (self.shared, self.shared_align) = (module_shared, module_align);
         Ok(kernel)
     }
 

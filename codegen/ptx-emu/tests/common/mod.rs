@@ -1,6 +1,8 @@
 //! What the tests share: the kernels, random numbers, and a one-instruction harness.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub mod wgmma;
+
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use tilewright_ptx_emu::{Arg, Config, Device, Module, Options};
