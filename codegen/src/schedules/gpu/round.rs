@@ -73,6 +73,7 @@ impl F16Rows {
         let exponent = (top.to_bits() >> 23) as i32 - TOP_BITS as i32;
         let exponent = if top > 0.0 { exponent.max(1) as u32 } else { 127 };
         let inverse = f32::from_bits((254 - exponent) << 23);
+        row[..self.term(self.terms) as usize].fill(0);
         for (i, v) in x.iter().enumerate() {
             let mut rest = v * inverse;
             for term in 0..self.terms {

@@ -5,9 +5,9 @@
 //! all its tokens, from loads a unit ahead. Blocks of the same panels are neighbours, so that one fetches the weights and the
 //! others find them in the cache.
 //!
-//! In shared memory a token has 128 bytes of a unit, whose 16-byte pieces are swapped by the token's number: lanes that read
-//! the same piece of 8 tokens, and copies that write all pieces of one, fall on different banks. So `wgmma_f16` wants it, and
-//! `load_matrix` does not mind.
+//! Where four warps multiply together, a token's 16-byte pieces of a unit are swapped in shared memory by the token's number,
+//! as `wgmma_f16` wants it; elsewhere tokens are 16 bytes apart, for addresses without a sum each. Both have reads of one
+//! piece of 8 tokens fall on different banks.
 
 use super::super::block::{Thread, div_rem};
 use super::super::round::F16Rows;
@@ -19,8 +19,8 @@ use crate::schedules::Params;
 use tilewright_ir::kernel::{Kernel, KernelBuilder, Pred, Type, Value, WGMMA_COLUMN};
 
 /// Bytes of a token's part of a unit.
-const ROW: u64 = UNIT_K * 2;
-const _: () = assert!(ROW == WGMMA_COLUMN as u64, "what a product of four warps takes for a column");
+const PIECES: u64 = UNIT_K * 2;
+const _: () = assert!(PIECES == WGMMA_COLUMN as u64, "what a product of four warps takes for a column");
 
 struct Shape {
     warps: u64,
@@ -43,6 +43,16 @@ impl Shape {
         Shape { warps: get("warps"), high: get("high"), wide, stages: get("stages"), grouped }
     }
 
+    /// Bytes from one token to the next in shared memory.
+    fn row(&self) -> u64 {
+        if self.grouped { PIECES } else { PIECES + 16 }
+    }
+
+    /// Bytes of a term of all tokens.
+    fn term(&self) -> u64 {
+        self.wide * 8 * self.row()
+    }
+
     fn tiles(&self, p: &Product) -> u64 {
         u64::from(p.max_tokens).div_ceil(self.wide * 8)
     }
@@ -61,10 +71,9 @@ pub(super) fn build(p: &Product, name: &str, params: &Params) -> Kernel {
     let weights: Vec<Value> = (0..p.weights.len()).map(|i| b.ptr_param(&format!("w{i}"))).collect();
     let epilogue = Epilogue::params(&mut b, p);
     let tokens = b.int_param("tokens");
-    let stage = b.shared((s.stages * s.wide * 8 * ROW) as i64 * i64::from(from.terms));
+    let stage = b.shared((s.stages * s.term()) as i64 * i64::from(from.terms));
     let t = Thread::here(&mut b);
     let (g, c) = div_rem(&mut b, t.lane, 4);
-    let lanes = if s.grouped { [None; 4] } else { parts(&mut b, t.lane).map(Some) };
     let readers: Vec<Weights<'_>> = p.weights.iter().map(|l| Weights::new(&mut b, l, p.cols, t.lane)).collect();
     let block = b.chunk_id();
     let (group, tile) = div_rem(&mut b, block, s.tiles(p));
@@ -76,25 +85,10 @@ pub(super) fn build(p: &Product, name: &str, params: &Params) -> Kernel {
     let token = b.mul_imm(tile, s.wide as i64 * 8);
     let any = b.cmp(Pred::Slt, token, tokens);
     b.when(any, |b| {
-        Tile { p, s: &s, from, t, g, c, lanes, x, weights: &weights, readers: &readers, tokens, token, first, stage }
+        Tile { p, s: &s, from, t, g, c, x, weights: &weights, readers: &readers, tokens, token, first, stage }
             .run(b, &epilogue);
     });
     b.finish()
-}
-
-/// Where a lane's row of `load_matrix` is for each of the four tiles of a unit, behind its first token: two matrices, of the
-/// first and the last 8 elements.
-fn parts(b: &mut KernelBuilder, lane: Value) -> [Value; 4] {
-    let (matrix, row) = div_rem(b, lane, 8);
-    let (_, matrix) = div_rem(b, matrix, 2);
-    let piece = b.xor(row, matrix);
-    let piece = b.mul_imm(piece, 16);
-    let row = b.mul_imm(row, ROW as i64);
-    [0, 1, 2, 3].map(|tile| {
-        let tile = b.i64(tile * 32);
-        let piece = b.xor(piece, tile);
-        b.add(row, piece)
-    })
 }
 
 /// One block of the result.
@@ -106,8 +100,6 @@ struct Tile<'a> {
     /// `lane / 4` and `lane % 4`.
     g: Value,
     c: Value,
-    /// Of each tile of a unit, bytes to where the lane reads.
-    lanes: [Option<Value>; 4],
     x: Value,
     weights: &'a [Value],
     readers: &'a [Weights<'a>],
@@ -121,18 +113,18 @@ struct Tile<'a> {
 
 impl Tile<'_> {
     fn stage_bytes(&self) -> u64 {
-        self.s.wide * 8 * ROW * u64::from(self.from.terms)
+        self.s.term() * u64::from(self.from.terms)
     }
 
     /// Begins to copy unit `unit` of the activations to stage `slot`; nothing if there is no such unit.
     fn fetch(&self, b: &mut KernelBuilder, unit: Value, slot: Value) {
-        let pieces = ROW / 16;
+        let pieces = PIECES / 16;
         let all = self.s.wide * 8 * pieces * u64::from(self.from.terms);
         let units = b.i64(self.p.units() as i64);
         let inside = b.cmp(Pred::Slt, unit, units);
         b.when(inside, |b| {
             let to = b.index(self.stage, slot, self.stage_bytes() as i64);
-            let from = b.index(self.x, unit, ROW as i64);
+            let from = b.index(self.x, unit, PIECES as i64);
             let end = b.i64(all as i64);
             let last = b.add_imm(self.tokens, -1);
             b.for_(self.t.id, end, self.s.warps as i64 * 32, &[], |b, i, _| {
@@ -144,9 +136,14 @@ impl Tile<'_> {
                 let from = b.index(from, token, self.from.bytes() as i64);
                 let from = b.index(from, term, self.from.term(1) as i64);
                 let from = b.index(from, piece, 16);
-                let to = b.index(to, row, ROW as i64);
-                let (_, swap) = div_rem(b, row, 8);
-                let there = b.xor(piece, swap);
+                let to = b.index(to, row, self.s.row() as i64);
+                let there = match self.s.grouped {
+                    true => {
+                        let (_, swap) = div_rem(b, row, 8);
+                        b.xor(piece, swap)
+                    }
+                    false => piece,
+                };
                 let to = b.index(to, there, 16);
                 b.copy_async(to, from, 16);
                 vec![]
@@ -187,6 +184,12 @@ impl Tile<'_> {
         // The slot that is read, what is loaded, and the sums.
         let carried = [vec![zero], raw.clone(), none].concat();
         let units = b.i64(self.p.units() as i64);
+        // The lane's row of `load_matrix`: of the first 8 elements of a tile, or of the last.
+        let (matrix, row) = div_rem(b, self.t.lane, 8);
+        let (_, matrix) = div_rem(b, matrix, 2);
+        let lane = b.index(self.stage, row, s.row() as i64);
+        let lane = b.index(lane, matrix, 16);
+        let from = if s.grouped { self.stage } else { lane };
         let result = b.for_(zero, units, 1, &carried, |b, unit, carried| {
             let (slot, rest) = (carried[0], &carried[1..]);
             let (now, sums) = rest.split_at(raw.len());
@@ -205,7 +208,7 @@ impl Tile<'_> {
             self.fetch(b, coming, fill);
             let following = b.add_imm(unit, 1);
             let ahead = self.load(b, following);
-            let x = b.index(self.stage, slot, self.stage_bytes() as i64);
+            let x = b.index(from, slot, self.stage_bytes() as i64);
             let (mut now, mut sums) = (now, sums);
             let mut after = vec![next];
             after.extend(ahead);
@@ -229,14 +232,12 @@ impl Tile<'_> {
     fn multiply(&self, b: &mut KernelBuilder, w: &Weights<'_>, raw: &[&[Value]], x: Value, sums: &mut [Vec<Value>]) {
         let terms = u64::from(self.from.terms);
         if self.s.grouped {
-            let columns: Vec<Value> = (0..terms).map(|t| b.index_bytes(x, t * self.s.wide * 8 * ROW)).collect();
+            let columns: Vec<Value> = (0..terms).map(|t| b.index_bytes(x, t * self.s.term())).collect();
             return w.multiply_grouped(b, raw, &columns, sums);
         }
-        let lanes = self.lanes.map(|lane| lane.map(|at| b.offset(x, at)));
         let mut x = |b: &mut KernelBuilder, j: usize, n: usize| {
-            let lane = lanes[j].expect("where warps multiply by themselves");
             let of = |term: u64| {
-                let row = b.index_bytes(lane, (term * self.s.wide + n as u64) * 8 * ROW);
+                let row = b.index_bytes(x, term * self.s.term() + n as u64 * 8 * self.s.row() + j as u64 * 32);
                 b.load_matrix(Type::F16.x(4), row, false)
             };
             (0..terms).map(of).collect()

@@ -155,9 +155,9 @@ impl Schedule for Product {
         let Input::Rounded(_) = self.x else { return vec![] };
         // Sums of a lane are half as many as tokens; products before they are scaled, and sums of activations, are as many.
         let exact = self.weights.iter().all(|w| matches!(w, Fragments::Float { .. }));
-        let more = if exact { 0 } else { 1 + usize::from(self.involved() > 0) };
+        let sums = self.weights.len() * if exact { 1 } else { 2 * (1 + self.involved()) };
         let most = i64::from(self.max_tokens.next_multiple_of(8).next_power_of_two());
-        let tokens = most.min(256 / (self.weights.len() + more).next_power_of_two() as i64);
+        let tokens = most.min(256 / sums.next_power_of_two() as i64);
         vec![[("wgmma", 1), ("warps", 8), ("high", 1), ("tokens", tokens), ("stages", 4)].into()]
     }
 
