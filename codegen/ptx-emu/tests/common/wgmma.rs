@@ -70,7 +70,7 @@ impl Spec {
         for i in 0..(rows * per).div_ceil(threads) {
             let _ = write!(
                 out,
-                "add.u32 %c, %tid, {};\nsetp.lt.u32 %in, %c, {};\nshr.u32 %n, %c, {};\nand.b32 %j, %c, {};\n",
+                "add.u32 %c, %t, {};\nsetp.lt.u32 %in, %c, {};\nshr.u32 %n, %c, {};\nand.b32 %j, %c, {};\n",
                 i * threads,
                 rows * per,
                 per.trailing_zeros(),
@@ -174,14 +174,14 @@ impl Spec {
         let mut out = format!(
             ".version 8.0\n.target sm_90a\n.address_size 64\n.extern .shared .align 1024 .b8 tiles[];\n\
              .visible .entry product(.param .u64 a, .param .u64 b, .param .u64 d)\n.maxntid {}, 1, 1\n{{\n\
-             .reg .b32 %tid, %c, %n, %j, %o, %x, %tiles, %group, %lane, %row, %w<4>, %l<64>;\n.reg .pred %in, %yes, %no;\n\
+             .reg .b32 %t, %c, %n, %j, %o, %x, %tiles, %group, %lane, %row, %w<4>, %l<64>;\n.reg .pred %in, %yes, %no;\n\
              .reg .b64 %a, %b, %to, %g, %h, %left, %adesc, %bdesc;\n.reg .f32 %d<128>;\n\
-             ld.param.u64 %a, [a];\nld.param.u64 %b, [b];\nld.param.u64 %to, [d];\nmov.u32 %tid, %tid.x;\n\
-             mov.u32 %tiles, tiles;\nshr.u32 %group, %tid, 7;\nand.b32 %lane, %tid, 31;\nshr.u32 %row, %tid, 5;\n\
+             ld.param.u64 %a, [a];\nld.param.u64 %b, [b];\nld.param.u64 %to, [d];\nmov.u32 %t, %tid.x;\n\
+             mov.u32 %tiles, tiles;\nshr.u32 %group, %t, 7;\nand.b32 %lane, %t, 31;\nshr.u32 %row, %t, 5;\n\
              shl.b32 %row, %row, 4;\nshr.u32 %x, %lane, 2;\nadd.u32 %row, %row, %x;\nand.b32 %x, %lane, 3;\n\
              mul.wide.u32 %left, %row, {};\nmul.wide.u32 %g, %x, 4;\nadd.s64 %left, %left, %g;\n\
              add.s64 %left, %left, %a;\nmul.wide.u32 %h, %row, {};\nmul.wide.u32 %g, %x, 8;\nadd.s64 %h, %h, %g;\n\
-             add.s64 %to, %to, %h;\nsetp.eq.u32 %yes, %tid, %tid;\nsetp.ne.u32 %no, %tid, %tid; // ready\n",
+             add.s64 %to, %to, %h;\nsetp.eq.u32 %yes, %t, %t;\nsetp.ne.u32 %no, %t, %t; // ready\n",
             self.threads(),
             2 * self.k(),
             4 * self.n
