@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::wgmma::{PLAIN, Spec};
+use common::wgmma::{PLAIN, Spec, Tiles};
 use common::{line_of, parse, replaced};
 use tilewright_ptx_emu::{Class, FaultKind, Module};
 
@@ -50,8 +50,9 @@ fn products_of_all_layouts() {
     for n in [8, 16, 24, 64, 104, 256] {
         for row in [0, 32, 64, 128] {
             for (i, (ty, groups)) in [("f16", 1), ("bf16", 2)].into_iter().enumerate() {
-                let (left_shared, copies, deep) = ((n / 8 + i) % 2 == 0, (row / 32 + i) % 2 == 0, n % 16 == 0);
-                let spec = Spec { n, ty, row, groups, left_shared, copies, deep };
+                let tiles = [Tiles::Stored, Tiles::Copied, Tiles::Bulk][(n / 8 + row / 32 + i) % 3];
+                let (left_shared, deep) = ((n / 8 + i) % 2 == 0 && tiles != Tiles::Bulk, n % 16 == 0);
+                let spec = Spec { n, ty, row, groups, left_shared, tiles, deep };
                 let text = spec.text();
                 common::assemble("wgmma", &text, &["sm_90a"]);
                 let module = parse(&text);
@@ -68,9 +69,9 @@ fn products_of_all_layouts() {
 
 #[test]
 fn correct_kernels_are_silent() {
-    for copies in [false, true] {
+    for tiles in [Tiles::Stored, Tiles::Copied, Tiles::Bulk] {
         for deep in [false, true] {
-            let spec = Spec { copies, deep, groups: 2, left_shared: deep != copies, ..PLAIN };
+            let spec = Spec { tiles, deep, groups: 2, left_shared: deep && tiles != Tiles::Bulk, ..PLAIN };
             let module = parse(&spec.text());
             for seed in 0..SEEDS {
                 spec.run(&module, seed).unwrap_or_else(|f| panic!("{spec:?}, seed {seed}: {f}"));
@@ -131,9 +132,9 @@ fn registers_without_a_fence() {
 #[test]
 fn shared_memory_and_its_proxy() {
     use FaultKind::*;
-    for copies in [false, true] {
+    for tiles in [Tiles::Stored, Tiles::Copied] {
         for left_shared in [false, true] {
-            let spec = Spec { copies, left_shared, ..PLAIN };
+            let spec = Spec { tiles, left_shared, ..PLAIN };
             let text = spec.text();
             for tile in [0, 2] {
                 let (visible, there) = (format!("// visible {tile}"), format!("// there {tile}"));
@@ -177,6 +178,13 @@ fn shared_memory_under_way() {
         before(&PLAIN.text(), "// result 0", "bar.sync 0; mad.lo.u32 %o, %t, 4, %tiles; st.shared.b32 [%o+2048], %x;");
     let fine = parse(&fine);
     (0..SEEDS).for_each(|seed| drop(PLAIN.run(&fine, seed).unwrap()));
+    // The same with bulk copies, and one that nobody waits for.
+    let bulk = Spec { tiles: Tiles::Bulk, deep: true, ..PLAIN };
+    let text = bulk.text();
+    let late = replaced(&text, "// wait 1", "wgmma.wait_group.sync.aligned 2;");
+    found_in(bulk, &late, &[(Race, "// copy 3 %b")]);
+    let unwaited = without(&without(&text, "// try 2"), "// copied 2");
+    found_in(bulk, &unwaited, &[(MissingWait, "// product 2 0")]);
     // Bytes that nobody wrote.
     let half = PLAIN.text().replace("setp.lt.u32 %in, %c, 128;", "setp.lt.u32 %in, %c, 127;");
     found(&half, Uninitialised, "// product 0 3");
@@ -227,6 +235,23 @@ fn warp_groups() {
     found(&warp, Collective, "// product 1 2");
     let pred = before(&text, "// product 1 2", "setp.lt.u32 %yes, %t, 64;");
     found(&pred, Collective, "// product 1 2");
+}
+
+#[test]
+fn scales() {
+    let text = PLAIN.text();
+    let twice = text.replace(", 1, 1, 0;", ", -1, -1, 0;").replace("%bdesc, %no", "%bdesc, !%yes");
+    // Subtracted, and turned around at the end.
+    let mut once = text.replace(", 1, 1, 0;", ", 1, -1, 0;").replace("%bdesc, %no", "%bdesc, 0");
+    for r in (0..PLAIN.n / 2).step_by(2) {
+        let turn = format!("neg.f32 %d{r}, %d{r}; neg.f32 %d{}, %d{};", r + 1, r + 1);
+        once = before(&once, &format!("// result {r}"), &turn);
+    }
+    for text in [twice, once] {
+        common::assemble("scales", &text, &["sm_90a"]);
+        let module = parse(&text);
+        (0..SEEDS).for_each(|seed| drop(PLAIN.run(&module, seed).unwrap()));
+    }
 }
 
 #[test]
