@@ -7,7 +7,10 @@
 //! - accesses out of bounds and misaligned ones; bytes and registers that nothing wrote;
 //! - races in shared memory, between warps and between lanes of one warp;
 //! - barriers that not all threads reach, misused mbarriers, deadlocks, endless loops;
-//! - reads of what an asynchronous copy, or the grid before, has yet to write.
+//! - reads of what an asynchronous copy, or the grid before, has yet to write;
+//! - registers and shared memory that a `wgmma` under way uses, touched before its `wait_group`, or given to it without
+//!   `wgmma.fence` and `fence.proxy.async`; warp groups that do not come whole; matrix descriptors that the hardware cannot
+//!   follow, or that lean on an alignment which the kernel did not ask for.
 //!
 //! A [`Fault`] names the line of the text, CTA, warp and lane. Which warp and which CTA goes next, how many CTAs are resident
 //! and when copies land comes from [`Options::seed`]: a kernel is right if it passes with all of them.
@@ -51,10 +54,11 @@
 //! # What is not as on a device
 //!
 //! - Global memory is sequentially consistent; missing fences between CTAs are found only as far as orders expose them.
-//! - Clusters have one CTA, streams are one, tensor maps, wgmma and tcgen05 are unknown.
-//! - The proxy of asynchronous copies is not told apart: a missing `fence.proxy.async` is not found.
-//! - `.approx` functions are exact but for their last rounding, and `mma` sums in order of rising k (`exec/matrix.rs`).
-//!   Compare them with a tolerance.
+//! - Clusters have one CTA, streams are one, tensor maps and tcgen05 are unknown. Of `wgmma` there is f16 and bf16 into f32, with
+//!   matrices that are K-major and descriptors of base offset 0.
+//! - A missing `fence.proxy.async` is found where `wgmma` and bulk stores read shared memory; not where a bulk load writes it.
+//! - `.approx` functions are exact but for their last rounding, `mma` sums in order of rising k (`exec/matrix.rs`), and
+//!   `wgmma` rounds once for 16 k (`exec/wgmma.rs`). Compare them with a tolerance.
 //! - A CTA barrier reached by a part of a warp is a fault also where it is not `.aligned`.
 
 #![forbid(unsafe_code)]

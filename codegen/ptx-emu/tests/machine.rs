@@ -94,6 +94,13 @@ fn bulk_stores() {
     let out = device.alloc("out", 128);
     device.launch(&parse(text), "k", [1; 3], [32, 1, 1], 0, &[Arg::Ptr(out)], &Options::default()).unwrap();
     assert_eq!(device.read(out, 128).unwrap()[..8], [0, 0, 0, 0, 1, 0, 0, 0]);
+    // The fence is gone.
+    let wrong = parse(&text.replace("fence.proxy.async.shared::cta;", ""));
+    for seed in 0..50 {
+        let options = Options { seed, ..Options::default() };
+        let fault = device.launch(&wrong, "k", [1; 3], [32, 1, 1], 0, &[Arg::Ptr(out)], &options).unwrap_err();
+        assert_eq!(fault.kind, FaultKind::MissingFence, "seed {seed}: {fault}");
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::wgmma::{PLAIN, Spec};
+use common::wgmma::{PLAIN, Spec, Tiles};
 use common::{line_of, parse, replaced};
 use tilewright_ptx_emu::{Class, FaultKind, Module};
 
@@ -50,8 +50,9 @@ fn products_of_all_layouts() {
     for n in [8, 16, 24, 64, 104, 256] {
         for row in [0, 32, 64, 128] {
             for (i, (ty, groups)) in [("f16", 1), ("bf16", 2)].into_iter().enumerate() {
-                let (left_shared, copies, deep) = ((n / 8 + i) % 2 == 0, (row / 32 + i) % 2 == 0, n % 16 == 0);
-                let spec = Spec { n, ty, row, groups, left_shared, copies, deep };
+                let tiles = [Tiles::Stored, Tiles::Copied, Tiles::Bulk][(n / 8 + row / 32 + i) % 3];
+                let (left_shared, deep) = ((n / 8 + i) % 2 == 0 && tiles != Tiles::Bulk, n % 16 == 0);
+                let spec = Spec { n, ty, row, groups, left_shared, tiles, deep };
                 let text = spec.text();
                 common::assemble("wgmma", &text, &["sm_90a"]);
                 let module = parse(&text);
@@ -68,9 +69,9 @@ fn products_of_all_layouts() {
 
 #[test]
 fn correct_kernels_are_silent() {
-    for copies in [false, true] {
+    for tiles in [Tiles::Stored, Tiles::Copied, Tiles::Bulk] {
         for deep in [false, true] {
-            let spec = Spec { copies, deep, groups: 2, left_shared: deep != copies, ..PLAIN };
+            let spec = Spec { tiles, deep, groups: 2, left_shared: deep && tiles != Tiles::Bulk, ..PLAIN };
             let module = parse(&spec.text());
             for seed in 0..SEEDS {
                 spec.run(&module, seed).unwrap_or_else(|f| panic!("{spec:?}, seed {seed}: {f}"));
@@ -87,19 +88,16 @@ fn registers_under_way() {
     found(&without(&text, "// wait 3"), MissingWait, "// result 0");
     let mut unused = without(&text, "// wait 3");
     for i in 0..PLAIN.n / 4 {
-        unused = without(&unused, &format!("// result {}\n", 2 * i).replace('\n', ""));
+        unused = without(&unused, &format!("// result {}", 2 * i));
     }
     found(&unused, MissingWait, "// end");
     // A group that was not committed is not waited for.
     found(&without(&text, "// commit 3"), MissingWait, "// result 0");
-    // The next fragments, while the product still reads the ones before.
-    found(&without(&text, "// wait 1"), MissingWait, "// left 2 0 0");
+    // The next fragments, or the next tile of B, while the product still reads the ones before.
+    let late = without(&text, "// wait 1");
+    found_in(PLAIN, &late, &[(MissingWait, "// left 2 0 0"), (Race, "// copy 3 %b 0")]);
     // A sum is written, and one is read, between.
-    found(
-        &before(&text, "// wait 1", "mov.b32 %d5, %x; // early\n").replace("\nwgmma.wait_group", " wgmma.wait_group"),
-        MissingWait,
-        "mov.b32 %d5",
-    );
+    found(&before(&text, "// wait 1", "mov.b32 %d5, %x;"), MissingWait, "// wait 1");
     found(&before(&text, "// commit 2", "add.f32 %d0, %d7, %d7;"), MissingWait, "// commit 2");
     // Another shape, over registers of the first.
     let other = "wgmma.mma_async.sync.aligned.m64n8k16.f32.f16.f16 {%d0, %d1, %d2, %d3}, {%l0, %l1, %l2, %l3}, %bdesc, %yes, 1, 1, 0;";
@@ -134,9 +132,9 @@ fn registers_without_a_fence() {
 #[test]
 fn shared_memory_and_its_proxy() {
     use FaultKind::*;
-    for copies in [false, true] {
+    for tiles in [Tiles::Stored, Tiles::Copied] {
         for left_shared in [false, true] {
-            let spec = Spec { copies, left_shared, ..PLAIN };
+            let spec = Spec { tiles, left_shared, ..PLAIN };
             let text = spec.text();
             for tile in [0, 2] {
                 let (visible, there) = (format!("// visible {tile}"), format!("// there {tile}"));
@@ -173,16 +171,20 @@ fn shared_memory_under_way() {
     // By the time of the copy, the warp itself has waited, but others may not have: no barrier lies between.
     let again = before(&PLAIN.text(), "// fence 3", "st.shared.b32 [%tiles+0], %x;");
     found(&again, Race, "// fence 3");
-    let again = before(&PLAIN.text(), "// result 0", "mad.lo.u32 %o, %tid, 4, %tiles; st.shared.b32 [%o+2048], %x;");
+    let again = before(&PLAIN.text(), "// result 0", "mad.lo.u32 %o, %t, 4, %tiles; st.shared.b32 [%o+2048], %x;");
     found(&again, Race, "// result 0");
     // With one, all is well.
-    let fine = before(
-        &PLAIN.text(),
-        "// result 0",
-        "bar.sync 0; mad.lo.u32 %o, %tid, 4, %tiles; st.shared.b32 [%o+2048], %x;",
-    );
+    let fine =
+        before(&PLAIN.text(), "// result 0", "bar.sync 0; mad.lo.u32 %o, %t, 4, %tiles; st.shared.b32 [%o+2048], %x;");
     let fine = parse(&fine);
     (0..SEEDS).for_each(|seed| drop(PLAIN.run(&fine, seed).unwrap()));
+    // The same with bulk copies, and one that nobody waits for.
+    let bulk = Spec { tiles: Tiles::Bulk, deep: true, ..PLAIN };
+    let text = bulk.text();
+    let late = replaced(&text, "// wait 1", "wgmma.wait_group.sync.aligned 2;");
+    found_in(bulk, &late, &[(Race, "// copy 3 %b")]);
+    let unwaited = without(&without(&text, "// try 2"), "// copied 2");
+    found_in(bulk, &unwaited, &[(MissingWait, "// product 2 0")]);
     // Bytes that nobody wrote.
     let half = PLAIN.text().replace("setp.lt.u32 %in, %c, 128;", "setp.lt.u32 %in, %c, 127;");
     found(&half, Uninitialised, "// product 0 3");
@@ -207,7 +209,8 @@ fn descriptors() {
     let outside = with(PLAIN, "add.u32 %x, %tiles, 32;", "add.u32 %x, %tiles, 10272;");
     found(&outside, OutOfBounds, "// product 0 1");
     let plain = Spec { row: 0, ..PLAIN };
-    found_in(plain, &with(plain, ".align 1024", ".align 16"), &[]);
+    let fine = parse(&with(plain, ".align 1024", ".align 16"));
+    (0..SEEDS).for_each(|seed| drop(plain.run(&fine, seed).unwrap()));
 }
 
 #[test]
@@ -219,19 +222,36 @@ fn warp_groups() {
     for mark in ["// fence 1", "// commit 1", "// wait 1"] {
         found(&before(&text, mark, "setp.ne.u32 %in, %lane, 7; @%in"), Collective, mark);
     }
-    found(&before(&text, "// product 2 0", "setp.ge.u32 %in, %tid, 96; @%in"), Collective, "// product 2");
-    let leave = "setp.ge.u32 %in, %tid, 96; @%in exit;";
+    found(&before(&text, "// product 2 0", "setp.ge.u32 %in, %t, 96; @%in"), Collective, "// product 2");
+    let leave = "setp.ge.u32 %in, %t, 96; @%in exit;";
     found(&before(&text, "// fence 3", leave), Collective, "// product 3 0");
-    let jump = "setp.ge.u32 %in, %tid, 96; @%in bra L;";
+    let jump = "setp.ge.u32 %in, %t, 96; @%in bra L;";
     let jumps = before(&before(&text, "// product 3 1", jump), "// product 3 2", "L:");
     found(&jumps, Collective, "// product 3");
     // What must be the same in all threads of the group.
     let lane = before(&text, "// product 1 2", "cvt.u64.u32 %g, %lane; and.b64 %g, %g, 2; add.s64 %bdesc, %bdesc, %g;");
     found(&lane, Collective, "// product 1 2");
-    let warp = before(&text, "// product 1 2", "shr.u32 %x, %tid, 6; cvt.u64.u32 %g, %x; add.s64 %bdesc, %bdesc, %g;");
+    let warp = before(&text, "// product 1 2", "shr.u32 %x, %t, 6; cvt.u64.u32 %g, %x; add.s64 %bdesc, %bdesc, %g;");
     found(&warp, Collective, "// product 1 2");
-    let pred = before(&text, "// product 1 2", "setp.lt.u32 %yes, %tid, 64;");
+    let pred = before(&text, "// product 1 2", "setp.lt.u32 %yes, %t, 64;");
     found(&pred, Collective, "// product 1 2");
+}
+
+#[test]
+fn scales() {
+    let text = PLAIN.text();
+    let twice = text.replace(", 1, 1, 0;", ", -1, -1, 0;").replace("%bdesc, %no", "%bdesc, !%yes");
+    // Subtracted, and turned around at the end.
+    let mut once = text.replace(", 1, 1, 0;", ", 1, -1, 0;").replace("%bdesc, %no", "%bdesc, 0");
+    for r in (0..PLAIN.n / 2).step_by(2) {
+        let turn = format!("neg.f32 %d{r}, %d{r}; neg.f32 %d{}, %d{};", r + 1, r + 1);
+        once = before(&once, &format!("// result {r}"), &turn);
+    }
+    for text in [twice, once] {
+        common::assemble("scales", &text, &["sm_90a"]);
+        let module = parse(&text);
+        (0..SEEDS).for_each(|seed| drop(PLAIN.run(&module, seed).unwrap()));
+    }
 }
 
 #[test]

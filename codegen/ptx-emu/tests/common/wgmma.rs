@@ -5,6 +5,17 @@ use half::{bf16, f16};
 use std::fmt::Write;
 use tilewright_ptx_emu::{Arg, Config, Device, Fault, Module, Stats};
 
+/// How tiles come to shared memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tiles {
+    /// `st.shared`.
+    Stored,
+    /// `cp.async`.
+    Copied,
+    /// One bulk copy and an mbarrier for each: a tile lies in global memory as it is wanted.
+    Bulk,
+}
+
 /// `D[64 groups][n]` f32 = `A[64 groups][k]` times `B[n][k]`, with `k` in [`Spec::TILES`] tiles.
 #[derive(Clone, Copy, Debug)]
 pub struct Spec {
@@ -15,14 +26,14 @@ pub struct Spec {
     pub groups: usize,
     /// A comes from shared memory, too.
     pub left_shared: bool,
-    /// Tiles come by `cp.async`, not by `st.shared`.
-    pub copies: bool,
+    pub tiles: Tiles,
     /// One product stays under way while the next one starts.
     pub deep: bool,
 }
 
 /// What most tests change a line of.
-pub const PLAIN: Spec = Spec { n: 16, ty: "f16", row: 128, groups: 1, left_shared: false, copies: true, deep: false };
+pub const PLAIN: Spec =
+    Spec { n: 16, ty: "f16", row: 128, groups: 1, left_shared: false, tiles: Tiles::Copied, deep: false };
 
 impl Spec {
     pub const TILES: usize = 4;
@@ -70,7 +81,7 @@ impl Spec {
         for i in 0..(rows * per).div_ceil(threads) {
             let _ = write!(
                 out,
-                "add.u32 %c, %tid, {};\nsetp.lt.u32 %in, %c, {};\nshr.u32 %n, %c, {};\nand.b32 %j, %c, {};\n",
+                "add.u32 %c, %t, {};\nsetp.lt.u32 %in, %c, {};\nshr.u32 %n, %c, {};\nand.b32 %j, %c, {};\n",
                 i * threads,
                 rows * per,
                 per.trailing_zeros(),
@@ -92,7 +103,7 @@ impl Spec {
                 2 * self.k()
             );
             let source = 2 * tile * self.tile();
-            let _ = if self.copies {
+            let _ = if self.tiles == Tiles::Copied {
                 writeln!(out, "@%in cp.async.cg.shared.global [%o+{at}], [%g+{source}], 16; // copy {tile} {from} {i}")
             } else {
                 writeln!(
@@ -106,13 +117,41 @@ impl Spec {
 
     fn fetch(&self, out: &mut String, tile: usize) {
         let at = tile % self.stages() * self.stage();
+        if self.tiles == Tiles::Bulk {
+            let (bytes, bar) = (2 * self.tile() * self.n, 8 * (tile % self.stages()));
+            let _ = write!(
+                out,
+                "setp.eq.u32 %in, %t, 0;\nadd.u32 %o, %tiles, {at};\nadd.s64 %g, %b, {};\n\
+                 @%in mbarrier.arrive.expect_tx.shared.b64 _, [%bars+{bar}], {bytes};\n\
+                 @%in cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%o], [%g], {bytes}, [%bars+{bar}]; \
+                 // copy {tile} %b\n",
+                tile * bytes
+            );
+            return;
+        }
         self.copy(out, tile, "%b", self.n, at);
         if self.left_shared {
             self.copy(out, tile, "%a", self.rows(), at + 2 * self.tile() * self.n);
         }
-        if self.copies {
+        if self.tiles == Tiles::Copied {
             let _ = writeln!(out, "cp.async.commit_group;");
         }
+    }
+
+    /// B as its tiles lie in shared memory.
+    fn image(&self, b: &[f32]) -> Vec<f32> {
+        let (tile, per, mut out) = (self.tile(), self.tile() / 8, vec![0.0; b.len()]);
+        for (i, v) in b.iter().enumerate() {
+            let (row, k) = (i / self.k(), i % self.k());
+            let (chunk, within) = (k % tile / 8, k % 8);
+            let at = match self.row {
+                0 => row * 8 + chunk * self.n * 8,
+                r => (row * per + chunk) ^ ((row * per + chunk) >> 3 & (r / 16 - 1)),
+            };
+            let at = if self.row == 0 { at } else { at * 8 };
+            out[k / tile * tile * self.n + at + within] = *v;
+        }
+        out
     }
 
     /// Bytes from one step of 16 k to the next.
@@ -174,24 +213,40 @@ impl Spec {
         let mut out = format!(
             ".version 8.0\n.target sm_90a\n.address_size 64\n.extern .shared .align 1024 .b8 tiles[];\n\
              .visible .entry product(.param .u64 a, .param .u64 b, .param .u64 d)\n.maxntid {}, 1, 1\n{{\n\
-             .reg .b32 %tid, %c, %n, %j, %o, %x, %tiles, %group, %lane, %row, %w<4>, %l<64>;\n.reg .pred %in, %yes, %no;\n\
+             .shared .align 8 .b8 bars[24];\n.reg .b32 %t, %bars, %c, %n, %j, %o, %x, %tiles, %group, %lane, %row, %w<4>, %l<64>;\n.reg .pred %in, %yes, %no;\n\
              .reg .b64 %a, %b, %to, %g, %h, %left, %adesc, %bdesc;\n.reg .f32 %d<128>;\n\
-             ld.param.u64 %a, [a];\nld.param.u64 %b, [b];\nld.param.u64 %to, [d];\nmov.u32 %tid, %tid.x;\n\
-             mov.u32 %tiles, tiles;\nshr.u32 %group, %tid, 7;\nand.b32 %lane, %tid, 31;\nshr.u32 %row, %tid, 5;\n\
+             ld.param.u64 %a, [a];\nld.param.u64 %b, [b];\nld.param.u64 %to, [d];\nmov.u32 %t, %tid.x;\n\
+             mov.u32 %tiles, tiles;\nshr.u32 %group, %t, 7;\nand.b32 %lane, %t, 31;\nshr.u32 %row, %t, 5;\n\
              shl.b32 %row, %row, 4;\nshr.u32 %x, %lane, 2;\nadd.u32 %row, %row, %x;\nand.b32 %x, %lane, 3;\n\
              mul.wide.u32 %left, %row, {};\nmul.wide.u32 %g, %x, 4;\nadd.s64 %left, %left, %g;\n\
              add.s64 %left, %left, %a;\nmul.wide.u32 %h, %row, {};\nmul.wide.u32 %g, %x, 8;\nadd.s64 %h, %h, %g;\n\
-             add.s64 %to, %to, %h;\nsetp.eq.u32 %yes, %tid, %tid;\nsetp.ne.u32 %no, %tid, %tid; // ready\n",
+             add.s64 %to, %to, %h;\nsetp.eq.u32 %yes, %t, %t;\nsetp.ne.u32 %no, %t, %t; // ready\n",
             self.threads(),
             2 * self.k(),
             4 * self.n
         );
+        if self.tiles == Tiles::Bulk {
+            out += "setp.eq.u32 %in, %t, 0;\nmov.u32 %bars, bars;\n";
+            for stage in 0..self.stages() {
+                let _ = writeln!(out, "@%in mbarrier.init.shared.b64 [%bars+{}], 1;", 8 * stage);
+            }
+            out += "fence.proxy.async.shared::cta;\nbar.sync 0;\n";
+        }
         self.fetch(&mut out, 0);
         for tile in 0..Self::TILES {
-            if self.copies {
-                let _ = writeln!(out, "cp.async.wait_group 0; // copied {tile}");
-            }
-            let _ = writeln!(out, "fence.proxy.async.shared::cta; // visible {tile}\nbar.sync 0; // there {tile}");
+            let (bar, parity) = (8 * (tile % self.stages()), tile / self.stages() % 2);
+            let _ = match self.tiles {
+                Tiles::Stored => Ok(()),
+                Tiles::Copied => writeln!(out, "cp.async.wait_group 0; // copied {tile}"),
+                Tiles::Bulk => writeln!(
+                    out,
+                    "W{tile}: mbarrier.try_wait.parity.shared.b64 %in, [%bars+{bar}], {parity}; // try {tile}\n@!%in bra W{tile}; // copied {tile}"
+                ),
+            };
+            // What bulk copies wrote needs no fence.
+            let fence =
+                if self.tiles == Tiles::Bulk { "// no fence" } else { "fence.proxy.async.shared::cta; // visible" };
+            let _ = writeln!(out, "{fence} {tile}\nbar.sync 0; // there {tile}");
             if tile + 1 < Self::TILES {
                 self.fetch(&mut out, tile + 1);
             }
@@ -211,11 +266,12 @@ impl Spec {
         let (a, b) = (random.smalls(rows * k), random.smalls(n * k));
         let bits = |v: &f32| if self.ty == "f16" { f16::from_f32(*v).to_bits() } else { bf16::from_f32(*v).to_bits() };
         let bytes = |v: &[f32]| v.iter().flat_map(|v| bits(v).to_le_bytes()).collect::<Vec<u8>>();
+        let right = if self.tiles == Tiles::Bulk { self.image(&b) } else { b.clone() };
         let mut device = Device::new(Config::default());
         let [pa, pb, pd] =
             [("a", 2 * rows * k), ("b", 2 * n * k), ("d", 4 * rows * n)].map(|(n, b)| device.alloc(n, b));
         device.write(pa, &bytes(&a))?;
-        device.write(pb, &bytes(&b))?;
+        device.write(pb, &bytes(&right))?;
         let (block, args) = ([self.threads() as u32, 1, 1], [pa, pb, pd].map(Arg::Ptr));
         let stats = device.launch(module, "product", [1; 3], block, self.shared(), &args, &seeded(seed))?;
         let d = device.read_f32(pd, rows * n)?;
