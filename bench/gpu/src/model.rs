@@ -101,7 +101,8 @@ pub fn without_layer(label: &str) -> String {
         let rest = w.strip_prefix("blk.").and_then(|r| r.split_once('.'));
         rest.filter(|(n, _)| n.bytes().all(|b| b.is_ascii_digit())).map_or(w, |(_, rest)| rest).to_string()
     };
-    label.split(' ').map(word).collect::<Vec<_>>().join(" ")
+    let words = |part: &str| part.split('+').map(word).collect::<Vec<_>>().join("+");
+    label.split(' ').map(words).collect::<Vec<_>>().join(" ")
 }
 
 /// Loads the kernels of the last program alone: the driver compiles each of them.
