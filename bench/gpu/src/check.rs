@@ -11,13 +11,12 @@ const BATCH: usize = 32;
 
 /// All cases of `cases.rs`.
 pub fn run(items: &mut Items) -> Result<()> {
-    let size = if items.settings.emulate && std::env::var("WHOLE").is_err() { Size::Tiny } else { Size::Whole };
+    let size = if items.settings.emulate && !items.settings.whole { Size::Tiny } else { Size::Whole };
     let seed = items.seed;
     for batch in cases::all(size, seed).chunks(BATCH) {
-        let is_done = items.skips(batch.len());
-        let wanted = !is_done && items.goes_on();
-        let prepare = |case: &cases::Case| wanted.then(|| case.prepare(seed));
-        let prepared: Vec<_> = batch.par_iter().map(prepare).collect();
+        let (skip, goes_on) = (items.to_skip(), items.goes_on());
+        let prepare = |(i, case): (usize, &cases::Case)| (goes_on && i >= skip).then(|| case.prepare(seed));
+        let prepared: Vec<_> = batch.par_iter().enumerate().map(prepare).collect();
         for (case, prepared) in batch.iter().zip(prepared) {
             items.item(&case.name, |gpu| {
                 let prepared = prepared.unwrap_or_else(|| case.prepare(seed))?;

@@ -26,7 +26,7 @@ pub fn run(items: &mut Items) -> Result<()> {
 }
 
 fn one(gpu: &mut Gpu, assembler: &Assembler, format: &str) -> Result<Value> {
-    let ops = crate::sweep::products(gpu, &LLAMA_8B, format)?;
+    let ops = crate::sweep::products(gpu, &LLAMA_8B, format, 1)?;
     let named =
         ops.iter().enumerate().map(|(i, op)| op.schedule.build(&format!("k{i}"), &defaults(&op.schedule.space())));
     let kernels: Vec<Kernel> = named.collect();

@@ -1,4 +1,4 @@
-//! Everything there is to measure on an NVIDIA GPU, in one program and ten minutes. See `bench/README.md`.
+//! Everything there is to measure on an NVIDIA GPU, in one program and ten minutes. See `bench/gpu/README.md`.
 //!
 //! The program runs itself: each part is a process of its own, so that a kernel that hangs or faults costs its item and
 //! nothing more (`supervise.rs`).
@@ -71,6 +71,9 @@ pub struct Settings {
     /// Run on the emulator, everything tiny: proves the program, measures nothing.
     #[arg(long)]
     pub emulate: bool,
+    /// With --emulate: all of part `check`, which takes some minutes.
+    #[arg(long, requires = "emulate")]
+    pub whole: bool,
     /// Seed of all data; fresh if not given.
     #[arg(long)]
     pub seed: Option<u64>,
@@ -87,7 +90,7 @@ struct RunArgs {
     #[arg(long)]
     out: Option<PathBuf>,
     /// Most seconds in all.
-    #[arg(long, default_value_t = 590)]
+    #[arg(long, default_value_t = 575)]
     seconds: u64,
     /// Only these parts.
     #[arg(long, value_name = "PART", value_delimiter = ',')]
@@ -108,8 +111,16 @@ struct PartArgs {
     seconds: f64,
 }
 
-fn main() -> Result<ExitCode> {
-    match Cli::parse().verb {
+fn main() -> ExitCode {
+    done(Cli::parse().verb).unwrap_or_else(|e| {
+        // One line, also where backtraces are asked for: it ends up in the results.
+        eprintln!("tilewright-gpu-bench: {e:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn done(verb: Verb) -> Result<ExitCode> {
+    match verb {
         Verb::Run(args) => supervise::run(&args.settings, args.out, args.seconds, &args.only),
         Verb::Part(args) => part::run(&args.name, args.settings, args.skip, args.seconds),
         Verb::Table { file } => {

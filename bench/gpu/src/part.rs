@@ -13,6 +13,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 /// A part.
+#[derive(Clone, Copy)]
 pub struct Part {
     /// Its name on the command line and in the results.
     pub name: &'static str,
@@ -27,13 +28,13 @@ pub struct Part {
 /// All of them, in order. Their times add up to less than ten minutes.
 pub const PARTS: &[Part] = &[
     Part { name: "device", seconds: 30, item_seconds: 15, run: facts::run },
-    Part { name: "check", seconds: 130, item_seconds: 40, run: check::run },
+    Part { name: "check", seconds: 120, item_seconds: 40, run: check::run },
     Part { name: "jit", seconds: 20, item_seconds: 15, run: jit::run },
     Part { name: "sweep", seconds: 140, item_seconds: 30, run: sweep::run },
     Part { name: "decode", seconds: 120, item_seconds: 60, run: decode::decode },
     Part { name: "prefill", seconds: 60, item_seconds: 50, run: decode::prefill },
     Part { name: "blas", seconds: 20, item_seconds: 15, run: blas::run },
-    Part { name: "text", seconds: 60, item_seconds: 60, run: text::run },
+    Part { name: "text", seconds: 50, item_seconds: 50, run: text::run },
 ];
 
 /// Exit status of a part that stopped because the device is lost: another process can go on.
@@ -100,9 +101,9 @@ impl Items {
         !self.lost && Instant::now() < self.end
     }
 
-    /// Whether the next `count` items are done already, so that nothing need be prepared for them.
-    pub fn skips(&self, count: usize) -> bool {
-        self.skip >= count
+    /// How many of the next items are done already, so that nothing need be prepared for them.
+    pub fn to_skip(&self) -> usize {
+        self.skip
     }
 }
 

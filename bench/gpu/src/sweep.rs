@@ -1,4 +1,4 @@
-//! Part `sweep`: the products of a decoded token at many points of their spaces.
+//! Part `sweep`: the products of a decoded token, and of a step of prefill, at many points of their spaces.
 //!
 //! Weights come in as many copies as make more than three times the second-level cache, and a graph goes through all of them.
 //! Points take turns, so that a slow moment is shared by all.
@@ -14,10 +14,11 @@ use serde_json::{Value, json};
 use tilewright_autotune::work::made_up;
 use tilewright_codegen::backend::Backend;
 use tilewright_codegen::ptx::Ptx;
+use tilewright_codegen::ptx::assembler::Assembler;
 use tilewright_codegen::schedules::{Data, Operands, Params, Schedule, defaults};
 use tilewright_driver::{BuildOptions, Operation, operations_of};
 use tilewright_ir::kernel::Kernel;
-use tilewright_runtime::cuda::GraphId;
+use tilewright_runtime::cuda::{Code, GraphId};
 use tilewright_runtime::plan::ScalarArg;
 
 /// Points of a space that are tried.
@@ -29,34 +30,46 @@ const LAUNCHES: u64 = 64;
 /// Squared error between points: sums of f32 in another order, and what becomes of them in rounding.
 const LIMIT: f64 = 1e-6;
 
+/// Tokens of a step of prefill.
+const MANY: u32 = 512;
+
 /// Every product of both shapes, the most wanted formats first.
 pub fn run(items: &mut Items) -> Result<()> {
-    let all: &[(Shape, &[&str])] = match items.settings.emulate {
-        true => &[(TINY, &["q4_0", "bf16"])],
+    let all: &[(Shape, u32, &[&str])] = match items.settings.emulate {
+        true => &[(TINY, 1, &["q4_0", "bf16"]), (TINY, 24, &["bf16"])],
         false => &[
-            (LLAMA_8B, &["q4_0", "bf16"]),
-            (LLAMA_1B, &["q4_0", "bf16"]),
-            (LLAMA_8B, &["q4_k", "q8_0"]),
-            (LLAMA_1B, &["q4_k", "q8_0"]),
+            (LLAMA_8B, 1, &["q4_0", "bf16"]),
+            (LLAMA_8B, MANY, &["bf16"]),
+            (LLAMA_1B, 1, &["q4_0", "bf16"]),
+            (LLAMA_8B, MANY, &["q4_0"]),
+            (LLAMA_8B, 1, &["q4_k", "q8_0"]),
+            (LLAMA_1B, 1, &["q4_k", "q8_0"]),
         ],
     };
-    for (shape, formats) in all {
+    for (shape, tokens, formats) in all {
         for format in *formats {
-            for op in products(&items.gpu, shape, format)? {
-                let name = format!("{} {format} {}", shape.name, without_layer(&op.label));
+            for op in products(&items.gpu, shape, format, *tokens)? {
+                let name = format!("{} {format} t{tokens} {}", shape.name, without_layer(&op.label));
                 let seed = items.seed;
-                items.item(name, |gpu| one(gpu, shape, format, &op, seed));
+                items.item(name, |gpu| one(gpu, shape, format, u64::from(*tokens), &op, seed));
             }
         }
     }
     Ok(())
 }
 
-/// The distinct products of a decoded token, the head last.
-pub fn products(gpu: &Gpu, shape: &Shape, format: &str) -> Result<Vec<Operation>> {
-    let options = BuildOptions { prefill_tokens: 1, ..BuildOptions::for_target(gpu.target.clone()) };
+/// The distinct products of a step of `tokens` tokens; the head, which prefill needs for its last token only, is there for one.
+pub fn products(gpu: &Gpu, shape: &Shape, format: &str, tokens: u32) -> Result<Vec<Operation>> {
+    let options = BuildOptions { prefill_tokens: tokens, ..BuildOptions::for_target(gpu.target.clone()) };
     let mut ops = operations_of(&shape.read(format)?, &options)?;
-    ops.retain(|op| op.schedule.operands().macs > 0);
+    let is_product = |op: &Operation| {
+        let operands = op.schedule.operands();
+        operands.macs > 0 && operands.max_tokens == tokens
+    };
+    ops.retain(is_product);
+    if tokens > 1 {
+        ops.pop();
+    }
     Ok(ops)
 }
 
@@ -176,11 +189,11 @@ impl Bench {
     }
 }
 
-fn one(gpu: &mut Gpu, shape: &Shape, format: &str, op: &Operation, seed: u64) -> Result<Value> {
+fn one(gpu: &mut Gpu, shape: &Shape, format: &str, tokens: u64, op: &Operation, seed: u64) -> Result<Value> {
     let schedule = op.schedule.as_ref();
     let most = if gpu.emulated { 3 } else { POINTS };
     let points = points(gpu, schedule, most, seed);
-    let bench = Bench::new(gpu, schedule, 1, seed)?;
+    let bench = Bench::new(gpu, schedule, tokens, seed)?;
     let (params, kernels): (Vec<Params>, Vec<Kernel>) = points.into_iter().unzip();
     let loaded = load(gpu, &kernels)?;
     let written = bench.operands.pointers.iter().find(|o| o.written).context("it has no result")?;
@@ -210,10 +223,16 @@ fn one(gpu: &mut Gpu, shape: &Shape, format: &str, op: &Operation, seed: u64) ->
         times.sort_unstable();
         rows.push((median(times)?, p));
     }
-    let (bytes, _) = bench.operands.work(1, 0);
+    let (bytes, macs) = bench.operands.work(tokens, 0);
     let point = |(nanos, p): &(f64, &Params)| {
         let text: Vec<String> = p.iter().map(|(n, v)| format!("{n}={v}")).collect();
-        json!({"point": text.join(" "), "us": round(nanos / 1e3), "gb_s": round(bytes as f64 / nanos.max(1.0))})
+        let nanos = nanos.max(1.0);
+        json!({
+            "point": text.join(" "),
+            "us": round(nanos / 1e3),
+            "gb_s": round(bytes as f64 / nanos),
+            "tflop_s": round(2.0 * macs as f64 / nanos / 1e3),
+        })
     };
     let default = point(&rows[0]);
     rows.sort_by(|a, b| a.0.total_cmp(&b.0));
@@ -221,6 +240,7 @@ fn one(gpu: &mut Gpu, shape: &Shape, format: &str, op: &Operation, seed: u64) ->
         "model": shape.name,
         "format": format,
         "op": without_layer(&op.label),
+        "tokens": tokens,
         "bytes": bytes,
         "calls": op.calls,
         "copies": bench.params.len(),
@@ -230,13 +250,21 @@ fn one(gpu: &mut Gpu, shape: &Shape, format: &str, op: &Operation, seed: u64) ->
     }))
 }
 
-/// Compiles kernels on as many cores as there are, as far as that is ours to do, and loads them.
+/// Loads kernels: compiled by `ptxas` on all cores where it is installed, as the driver compiles one at a time.
 fn load(gpu: &mut Gpu, kernels: &[Kernel]) -> Result<Vec<Loaded>> {
-    let texts: Vec<Result<Vec<u8>>> = kernels.par_chunks(4).map(|k| Ok(Ptx.object(k, &gpu.target)?)).collect();
+    const TOGETHER: usize = 2;
+    let assembler = Assembler::find().filter(|_| gpu.facts.takes_cubins);
+    let (target, machine) = (&gpu.target, gpu.target.name.as_str());
+    let code = |kernels: &[Kernel]| -> Result<Vec<u8>> {
+        let text = Ptx.object(kernels, target)?;
+        Ok(assembler.as_ref().map_or(Ok(text.clone()), |a| a.assemble(&text, machine).map(|a| a.cubin))?)
+    };
+    let codes: Vec<Result<Vec<u8>>> = kernels.par_chunks(TOGETHER).map(code).collect();
     let mut all = vec![];
-    for (text, kernels) in texts.into_iter().zip(kernels.chunks(4)) {
-        let text = String::from_utf8(text?)?;
-        all.extend(gpu.load_code(tilewright_runtime::cuda::Code::Ptx(&text), kernels)?);
+    for (code, kernels) in codes.into_iter().zip(kernels.chunks(TOGETHER)) {
+        let code = code?;
+        let code = if assembler.is_some() { Code::Cubin(&code) } else { Code::Ptx(std::str::from_utf8(&code)?) };
+        all.extend(gpu.load_code(code, kernels)?);
     }
     Ok(all)
 }

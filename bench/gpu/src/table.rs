@@ -26,8 +26,10 @@ pub fn of(results: &Value) -> String {
     rows(results, "sweep", &mut out, SWEEP, |item| {
         let (default, best) = (&item["default"], &item["best"]);
         let share = |p: &Value| percent(number(&p["gb_s"]) / read);
-        let name = format!("{} {} {}", text(&item["model"]), text(&item["format"]), text(&item["op"]));
-        vec![vec![name, show(&default["us"]), share(default), show(&best["us"]), share(best), text(&best["point"])]]
+        let name = text(&item["name"]);
+        let times = [show(&default["us"]), share(default), show(&best["us"]), share(best)];
+        let [default, default_share, us, best_share] = times;
+        vec![vec![name, default, default_share, us, best_share, show(&best["tflop_s"]), text(&best["point"])]]
     });
     rows(results, "jit", &mut out, JIT, |item| {
         let kernel = |k: &Value| {
@@ -60,7 +62,7 @@ pub fn of(results: &Value) -> String {
     out
 }
 
-const SWEEP: &str = "product | default, µs | of reading | best, µs | of reading | best point";
+const SWEEP: &str = "product | default, µs | of reading | best, µs | of reading | TFLOP/s | best point";
 const JIT: &str = "kernel | driver's code, µs | ptxas's code, µs | registers | bytes spilled";
 const DECODE: &str = "model | depth | tok/s | without overlap | weights, GB/s | of reading | of 4.3 TB/s";
 const PREFILL: &str = "model | tokens | tok/s | TFLOP/s";

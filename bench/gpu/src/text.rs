@@ -12,8 +12,11 @@ use tilewright_passes::Activations;
 use tilewright_runtime::artifact::Artifact;
 use tilewright_runtime::session::{Logits, Session, SessionOptions};
 
-/// Tokens to make.
-const TOKENS: usize = 48;
+/// Tokens of the prompt, and how many to make.
+const TOKENS: [usize; 2] = [40, 48];
+const FEW_TOKENS: [usize; 2] = [9, 6];
+/// The context that is compiled for.
+const CONTEXT: u32 = 128;
 /// Gap between the two best logits below which either may come first.
 const GAP: f32 = 0.05;
 
@@ -34,10 +37,12 @@ pub fn run(items: &mut Items) -> Result<()> {
 fn one(gpu: &mut Gpu, path: &Path, activations: Activations) -> Result<Value> {
     let model = Model::open(path)?;
     let folder = tempfile::tempdir()?;
-    let on_gpu = BuildOptions { activations, ctx: Some(1024), ..BuildOptions::for_target(gpu.target.clone()) };
-    let on_cpu = BuildOptions { activations: Activations::F32, ctx: Some(1024), ..BuildOptions::for_host()? };
-    let prompt: Vec<u32> = (1..40).map(|i| i * 97 % model.hyper().vocab.min(30_000) as u32).collect();
-    let options = SessionOptions { ctx: Some(256), ..SessionOptions::default() };
+    let [given, wanted] = if gpu.emulated { FEW_TOKENS } else { TOKENS };
+    let on_gpu = BuildOptions { activations, ctx: Some(CONTEXT), ..BuildOptions::for_target(gpu.target.clone()) };
+    let on_cpu = BuildOptions { activations: Activations::F32, ctx: Some(CONTEXT), ..BuildOptions::for_host()? };
+    let prompt: Vec<u32> =
+        (0..given).map(|i| ((i + 1) * 97 % model.hyper().vocab.clamp(1, 30_000) as usize) as u32).collect();
+    let options = SessionOptions { ctx: Some(CONTEXT), ..SessionOptions::default() };
     let open = |name: &str, build_options: &BuildOptions| -> Result<Arc<Artifact>> {
         let out = folder.path().join(name);
         build(&model, &out, build_options, &mut |_| {})?;
@@ -46,14 +51,11 @@ fn one(gpu: &mut Gpu, path: &Path, activations: Activations) -> Result<Value> {
     let (cpu, device) = (open("cpu", &on_cpu)?, open("gpu", &on_gpu)?);
     let mut cpu = Session::new(cpu, options)?;
     // A second driver on the same device; this part's own has nothing on it.
-    let mut device = match gpu.emulated {
-        true => bail!("a model file is too much for an emulator"),
-        false => Session::with_driver(device, tilewright_runtime::cuda::open()?, options)?,
-    };
+    let mut device = Session::with_driver(device, Gpu::open(gpu.emulated, 0)?.driver, options)?;
     let (last, head) = prompt.split_last().context("a prompt")?;
     device.eval(head, Logits::None)?;
     let mut made = vec![];
-    device.decode_greedy(*last, TOKENS, |token| {
+    device.decode_greedy(*last, wanted, |token| {
         made.push(token);
         true
     })?;
