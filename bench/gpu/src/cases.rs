@@ -2,11 +2,14 @@
 
 pub use crate::case::Case;
 
+use tilewright_codegen::backend::Backend;
 use tilewright_codegen::pack::Fragments;
+use tilewright_codegen::ptx::Ptx;
 use tilewright_codegen::schedules::gpu::{
     Attention, Embed, F16Rows, FEW, Input, KvWrite, Next, Product, Round, Rowwise,
 };
-use tilewright_codegen::schedules::{self as op, Activation, Finish, HeadPrep, Params, RopeStyle, RowwiseOp, Schedule};
+use tilewright_codegen::schedules::{self as op, Activation, Finish, HeadPrep, RopeStyle, RowwiseOp, Schedule};
+use tilewright_codegen::target::Target;
 use tilewright_models::format::FormatSet;
 
 /// How many of them.
@@ -18,6 +21,8 @@ pub enum Size {
     Whole,
 }
 
+/// How often a point is drawn before the default is taken.
+const DRAWS: usize = 20;
 /// Sums of f32 in another order.
 const EXACT: f64 = 1e-10;
 /// A value between two f16 may fall to either side.
@@ -26,22 +31,23 @@ const ROUNDED: f64 = 1e-6;
 const BY_TERMS: [f64; 2] = [1e-6, 1e-10];
 
 /// All cases; parameters off the defaults are chosen by `seed`.
-pub fn all(size: Size, seed: u64) -> Vec<Case> {
-    let mut all = Cases { out: vec![], random: seed };
+pub fn all(size: Size, seed: u64, target: &Target) -> Vec<Case> {
+    let mut all = Cases { out: vec![], random: seed, target };
     all.products(size);
     all.attention(size);
     all.rows(size);
     all.out
 }
 
-struct Cases {
+struct Cases<'a> {
     out: Vec<Case>,
     random: u64,
+    target: &'a Target,
 }
 
 fn nothing(_: &mut [Vec<u8>], _: [u64; 3]) {}
 
-impl Cases {
+impl Cases<'_> {
     fn below(&mut self, n: usize) -> usize {
         self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.random >> 33) as usize % n.max(1)
@@ -51,12 +57,18 @@ impl Cases {
     fn add(&mut self, what: String, schedule: impl Schedule + Send + 'static, run: (u64, u64), limit: f64, any: bool) {
         let space = schedule.space();
         let structural = schedule.structural();
-        let params: Params = space
-            .iter()
-            .map(|a| {
-                (a.name, a.values[if any && !structural.contains(&a.name) { self.below(a.values.len()) } else { 0 }])
-            })
-            .collect();
+        let mut params = op::defaults(&space);
+        // A point that the device has no room for is another case than a wrong one.
+        for _ in 0..if any { DRAWS } else { 0 } {
+            let mut drawn = params.clone();
+            for axis in space.iter().filter(|a| !structural.contains(&a.name)) {
+                drawn.insert(axis.name, axis.values[self.below(axis.values.len())]);
+            }
+            if Ptx.check(&schedule.build("k", &drawn), self.target).is_ok() {
+                params = drawn;
+                break;
+            }
+        }
         let point: Vec<String> = if any { params.iter().map(|(n, v)| format!("{n}={v}")).collect() } else { vec![] };
         let name = format!("{what} {}", point.join(" ")).trim_end().to_string();
         let (tokens, past) = run;

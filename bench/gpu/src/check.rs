@@ -13,7 +13,7 @@ const BATCH: usize = 32;
 pub fn run(items: &mut Items) -> Result<()> {
     let size = if items.settings.emulate && !items.settings.whole { Size::Tiny } else { Size::Whole };
     let seed = items.seed;
-    for batch in cases::all(size, seed).chunks(BATCH) {
+    for batch in cases::all(size, seed, &items.gpu.target.clone()).chunks(BATCH) {
         let (skip, goes_on) = (items.to_skip(), items.goes_on());
         let prepare = |(i, case): (usize, &cases::Case)| (goes_on && i >= skip).then(|| case.prepare(seed));
         let prepared: Vec<_> = batch.par_iter().enumerate().map(prepare).collect();
