@@ -216,6 +216,11 @@ fn values(data: &Data, bytes: &[u8], tokens: usize) -> Vec<f32> {
     }
 }
 
+/// Makes up such data from a seed.
+pub fn made_up(data: &Data, out: &mut [u8], seed: u64) {
+    fill(data, out, &mut Random(seed));
+}
+
 fn fill(data: &Data, out: &mut [u8], random: &mut Random) {
     match data {
         Data::Weights { layout, cols, .. } => weights(layout, *cols, out, random),

@@ -18,8 +18,9 @@ use tilewright_codegen::schedules::{Schedule, defaults};
 use tilewright_codegen::target::{PrefillActivations, Target};
 use tilewright_ir::graph::{Elem, Graph, OpKind};
 use tilewright_ir::kernel::Kernel;
+use tilewright_models::arch::Reading;
 use tilewright_models::format::{BlockFormat, FormatSet};
-use tilewright_models::model::Model;
+use tilewright_models::model::{Hyper, Model, ModelError};
 use tilewright_passes::{Activations, PassContext, PassManager, Report};
 use tilewright_runtime::artifact::{
     ArtifactWriter, CHAT_TEMPLATE, Choice, GRAPH, KERNELS, KERNELS_PTX, ManifestInfo, ModelIdentity, SourceFile,
@@ -253,17 +254,18 @@ impl KernelTable<'_> {
 
 /// The fused graph of each program, and what the passes did to the first. Equal programs share a graph.
 fn fused(
-    model: &Model,
+    reading: &Reading,
     options: &BuildOptions,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<(Vec<Graph>, Report, u64), DriverError> {
-    let ctx = options.ctx.map_or(model.hyper().n_ctx, |ctx| model.hyper().n_ctx.min(ctx.into()));
+    let longest = reading.size("n_ctx");
+    let ctx = options.ctx.map_or(longest, |ctx| longest.min(ctx.into()));
     let (mut graphs, mut report) = (vec![], None);
     let mut kinds: Vec<(Activations, bool)> = options.programs().into_iter().map(ProgramKind::graph).collect();
     kinds.dedup();
     for (activations, few_tokens) in kinds {
         progress(Progress::Stage("graph"));
-        let mut graph = model.graph_for(ctx)?;
+        let mut graph = reading.graph(ctx).map_err(ModelError::from)?;
         progress(Progress::Stage("passes"));
         let cx = PassContext { activations, takes_q8: &takes_q8, few_tokens };
         let manager = PassManager { off: options.off.clone(), dump: options.dump.clone(), verify: true, context: cx };
@@ -283,7 +285,12 @@ fn programs<'a>(options: &BuildOptions, graphs: &'a [Graph]) -> impl Iterator<It
 
 /// The distinct operations of all programs.
 pub(crate) fn operations(model: &Model, options: &BuildOptions) -> Result<Vec<Operation>, DriverError> {
-    let (graphs, ..) = fused(model, options, &mut |_| {})?;
+    operations_of(model.reading(), options)
+}
+
+/// The distinct operations of all programs, for a model that need not have a file of weights.
+pub fn operations_of(reading: &Reading, options: &BuildOptions) -> Result<Vec<Operation>, DriverError> {
+    let (graphs, ..) = fused(reading, options, &mut |_| {})?;
     let params = |s: &dyn Schedule| defaults(&s.space());
     let layout = |format: &str| options.layout(format);
     let cx = LowerContext { layout: &layout, params: &params, terms: options.terms()? };
@@ -310,7 +317,18 @@ pub fn compile(
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Compiled, DriverError> {
     crate::tune::missing(model, options, progress)?;
-    let (graphs, passes, ctx) = fused(model, options, progress)?;
+    compile_reading(model.name(), model.reading(), model.hyper().file_bytes, options, progress)
+}
+
+/// [`compile`] for a model that need not have a file of weights. Nothing is tuned for it.
+pub fn compile_reading(
+    name: &str,
+    reading: &Reading,
+    file_bytes: u64,
+    options: &BuildOptions,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<Compiled, DriverError> {
+    let (graphs, passes, ctx) = fused(reading, options, progress)?;
     let graph = &graphs[0];
     progress(Progress::Stage("kernels"));
     let mut weights = WeightMap::default();
@@ -335,7 +353,7 @@ pub fn compile(
     let objects = table.objects()?;
 
     let choices = choices(&passes, &table, &weights, options);
-    let facts = model.hyper();
+    let facts = Hyper::of(reading, file_bytes);
     let macs = graph.order().iter().filter(|&&n| matches!(graph.node(n).op, OpKind::Matmul | OpKind::Glu));
     let macs = macs
         .flat_map(|&n| graph.operands(n))
@@ -347,8 +365,8 @@ pub fn compile(
         .sum();
     let plan = Plan {
         model: ModelFacts {
-            name: model.name().to_string(),
-            arch: model.arch().name().to_string(),
+            name: name.to_string(),
+            arch: reading.arch().name().to_string(),
             // Too many for 32 bits are too many for the rules of plans.
             vocab: u32::try_from(facts.vocab).unwrap_or(u32::MAX),
             n_ctx: u32::try_from(ctx).unwrap_or(u32::MAX),

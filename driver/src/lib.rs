@@ -26,7 +26,7 @@ mod records;
 pub mod target;
 mod tune;
 
-pub use build::{BuildOptions, BuildReport, Compiled, Progress, build, compile};
+pub use build::{BuildOptions, BuildReport, Compiled, Progress, build, compile, compile_reading, operations_of};
 pub use cache::{Cache, cached_artifact, tuned};
 pub use error::DriverError;
 pub use oracle::Oracle;

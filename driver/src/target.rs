@@ -1,7 +1,7 @@
 //! Targets by name, among them the one of the GPU that is there.
 
 use crate::DriverError;
-use tilewright_codegen::target::Target;
+use tilewright_codegen::target::{Target, TargetError};
 
 /// The target of the GPU in this machine.
 pub const CUDA: &str = "cuda";
@@ -16,7 +16,7 @@ pub fn find(name: &str) -> Result<Target, DriverError> {
 }
 
 /// The best declared target for a GPU of compute capability `sm`: what is only for that one, else the newest that it runs.
-fn for_device(sm: u32) -> Result<Target, tilewright_codegen::target::TargetError> {
+pub fn for_device(sm: u32) -> Result<Target, TargetError> {
     let runs = |t: &&Target| {
         let name = t.gpu().and_then(|_| tilewright_runtime::cuda::Sm::parse(&t.name));
         name.is_some_and(|of| of.runs_on(sm))

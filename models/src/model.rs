@@ -76,6 +76,24 @@ pub struct Hyper {
     pub file_bytes: u64,
 }
 
+impl Hyper {
+    /// The facts of a model whose file has so many bytes.
+    pub fn of(reading: &Reading, file_bytes: u64) -> Hyper {
+        Hyper {
+            n_layers: reading.size("n_layers"),
+            n_ctx: reading.size("n_ctx"),
+            vocab: reading.size("vocab"),
+            d_model: reading.size("d_model"),
+            d_ff: reading.size("d_ff"),
+            heads: reading.size("heads"),
+            kv_heads: reading.size("kv_heads"),
+            head_dim: reading.size("head_dim"),
+            parameters: reading.elements(),
+            file_bytes,
+        }
+    }
+}
+
 /// An open model. Its files stay mapped and must not be shortened meanwhile.
 #[derive(Debug)]
 pub struct Model {
@@ -106,18 +124,7 @@ impl Model {
         for t in weights.tensors() {
             file_bytes = file_bytes.saturating_add(weights.data(&t.name)?.len() as u64);
         }
-        let hyper = Hyper {
-            n_layers: reading.size("n_layers"),
-            n_ctx: reading.size("n_ctx"),
-            vocab: reading.size("vocab"),
-            d_model: reading.size("d_model"),
-            d_ff: reading.size("d_ff"),
-            heads: reading.size("heads"),
-            kv_heads: reading.size("kv_heads"),
-            head_dim: reading.size("head_dim"),
-            parameters: reading.elements(),
-            file_bytes,
-        };
+        let hyper = Hyper::of(&reading, file_bytes);
         let name = name_of(&weights);
         Ok(Model { weights, reading, hyper, name })
     }

@@ -1,4 +1,6 @@
-//! Device memory of a session, and the calls of a plan with device addresses in place of offsets.
+//! Device memory of a plan, and its calls with device addresses in place of offsets.
+//!
+//! [`Memory`] and [`Bound`] are public for whoever runs a plan without an artifact, such as benchmarks.
 
 use std::collections::BTreeMap;
 
@@ -126,8 +128,8 @@ pub(super) fn bytes_for(plan: &Plan, ctx: u32) -> Option<u64> {
     KvCache::bytes_for(&plan.kv, ctx)?.checked_add(sizes.fixed)?.checked_add(growing)
 }
 
-/// Addresses of everything on the device.
-pub(super) struct Memory {
+/// Addresses of everything that a plan needs on a device.
+pub struct Memory {
     pub(super) capacity: u64,
     weights: u64,
     pub(super) arena: u64,
@@ -140,11 +142,14 @@ pub(super) struct Memory {
     constants: BTreeMap<i64, u64>,
     /// Inputs of each program.
     pub(super) steps: Vec<StepInputs>,
+    /// Inputs on their way up.
+    staging: Vec<u8>,
 }
 
 impl Memory {
-    /// Allocates all of it and uploads what stays: weights, constants and rotary tables.
-    pub(super) fn new(driver: &mut dyn GpuDriver, plan: &Plan, weights: &[u8], ctx: u32) -> Result<Memory, GpuError> {
+    /// Allocates all of it for contexts of `ctx` tokens and uploads what stays: constants and rotary tables. The weights
+    /// ([`Memory::weights`]) are left to the caller.
+    pub fn new(driver: &mut dyn GpuDriver, plan: &Plan, ctx: u32) -> Result<Memory, GpuError> {
         let Sizes { mut plan_steps, counters, constants, whole, .. } = sizes(plan);
         let capacity = crate::kv::capacity(ctx);
         let zeroed = |driver: &mut dyn GpuDriver, what, bytes: u64| {
@@ -161,7 +166,7 @@ impl Memory {
             }
             Ok::<u64, GpuError>(at)
         };
-        let on_device = filled(driver, "the weights", weights)?;
+        let on_device = driver.alloc("the weights", plan.weights_bytes)?;
         let arena = driver.alloc("the arena", plan.arena_bytes())?;
         // Kernels may multiply what lies behind the last position by zero: it must be numbers.
         let kv_bytes = KvCache::bytes_for(&plan.kv, ctx).unwrap_or(u64::MAX);
@@ -187,7 +192,7 @@ impl Memory {
             });
         }
         let layers = KvCache::offsets(&plan.kv, ctx);
-        let memory = Memory {
+        Ok(Memory {
             capacity,
             weights: on_device,
             arena,
@@ -198,10 +203,31 @@ impl Memory {
             rope,
             constants,
             steps: plan_steps,
-        };
-        // The host's weights are in use until here.
-        driver.synchronize()?;
-        Ok(memory)
+            staging: Vec::new(),
+        })
+    }
+
+    /// Where the packed weights go, [`Plan::weights_bytes`] of them.
+    pub fn weights(&self) -> u64 {
+        self.weights
+    }
+
+    /// Where the logits of a program's first token are.
+    pub fn logits(&self, plan: &Plan, program: usize) -> u64 {
+        self.arena + plan.programs[program].logits_at(0)
+    }
+
+    /// Puts the inputs of a step on the device: `tokens` after `past` others.
+    pub fn begin_step(
+        &mut self,
+        driver: &mut dyn GpuDriver,
+        plan: &Plan,
+        program: usize,
+        tokens: &[u32],
+        past: u32,
+    ) -> Result<(), GpuError> {
+        let step = (tokens, past, self.capacity);
+        self.steps[program].upload(driver, &mut self.staging, &plan.rope, step)
     }
 
     fn address(&self, program: usize, arg: Arg) -> u64 {
@@ -232,7 +258,7 @@ impl Memory {
 }
 
 /// A call, ready to be launched.
-pub(super) struct Bound {
+pub struct Bound {
     function: FunctionId,
     launch: plan::Launch,
     grid: u32,
@@ -241,7 +267,7 @@ pub(super) struct Bound {
 
 impl Bound {
     /// Binds the calls of a program, the one that prepares the next step last.
-    pub(super) fn all(plan: &Plan, program: usize, functions: &[FunctionId], memory: &Memory) -> Vec<Bound> {
+    pub fn all(plan: &Plan, program: usize, functions: &[FunctionId], memory: &Memory) -> Vec<Bound> {
         let calls = plan.programs[program].calls.iter().chain(&plan.programs[program].next);
         let bind = |call: &plan::Call| {
             let args = call.args.iter().map(|arg| memory.address(program, *arg));
@@ -254,7 +280,7 @@ impl Bound {
     }
 
     /// Launches it; `overlap` if there is a launch in front of it that it may overlap with.
-    pub(super) fn launch(&self, driver: &mut dyn GpuDriver, overlap: bool) -> Result<(), GpuError> {
+    pub fn launch(&self, driver: &mut dyn GpuDriver, overlap: bool) -> Result<(), GpuError> {
         driver.launch(&Launch {
             function: self.function,
             grid: self.grid,

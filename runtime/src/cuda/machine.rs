@@ -43,8 +43,6 @@ pub(crate) struct Gpu {
     artifact: Arc<Artifact>,
     kv_bytes: u64,
     profile: bool,
-    /// Inputs on their way up.
-    staging: Vec<u8>,
     logits: Vec<f32>,
 }
 
@@ -75,7 +73,12 @@ impl Gpu {
         for name in &plan.kernels {
             functions.push(driver.function(module, name)?);
         }
-        let memory = Memory::new(&mut *driver, plan, artifact.weights(), ctx)?;
+        let memory = Memory::new(&mut *driver, plan, ctx)?;
+        if !artifact.weights().is_empty() {
+            driver.upload(memory.weights(), artifact.weights())?;
+        }
+        // The host's weights are in use until here.
+        driver.synchronize()?;
         let steps = (0..plan.programs.len()).map(|i| {
             let calls = Bound::all(plan, i, &functions, &memory);
             let program = &plan.programs[i];
@@ -84,13 +87,11 @@ impl Gpu {
         });
         let steps = steps.collect();
         let kv_bytes = KvCache::bytes_for(&plan.kv, ctx).unwrap_or(0);
-        Ok(Gpu { driver, memory, steps, artifact, kv_bytes, profile, staging: Vec::new(), logits: Vec::new() })
+        Ok(Gpu { driver, memory, steps, artifact, kv_bytes, profile, logits: Vec::new() })
     }
 
     fn upload(&mut self, program: usize, tokens: &[u32], past: u32) -> Result<(), GpuError> {
-        let step = (tokens, past, self.memory.capacity);
-        let rope = &self.artifact.plan().rope;
-        self.memory.steps[program].upload(&mut *self.driver, &mut self.staging, rope, step)
+        self.memory.begin_step(&mut *self.driver, self.artifact.plan(), program, tokens, past)
     }
 
     /// Runs the calls up to the end of `part` on the inputs that are on the device.

@@ -21,6 +21,7 @@ mod machine;
 #[cfg(feature = "cuda")]
 mod real;
 
+pub use bind::{Bound, Memory};
 pub use driver::{Code, DeviceFacts, FunctionId, GpuDriver, GraphId, Launch, ModuleId, Sm};
 pub use error::GpuError;
 pub(crate) use machine::Gpu;

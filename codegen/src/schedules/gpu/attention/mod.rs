@@ -71,14 +71,22 @@ impl Attention {
 
     /// Bytes of what blocks tell the last of them; 0 if positions are not split.
     pub fn parts_bytes(&self, p: &Params) -> u64 {
-        let c = Config::new(&self.op, p);
-        if c.splits > 1 { self.op.kv_heads * c.row_tiles * c.splits * c.record_bytes() } else { 0 }
+        self.most(p, |c| self.op.kv_heads * c.row_tiles * c.splits * c.record_bytes())
     }
 
     /// Bytes of counters; 0 if positions are not split.
     pub fn counters_bytes(&self, p: &Params) -> u64 {
-        let c = Config::new(&self.op, p);
-        if c.splits > 1 { self.op.kv_heads * c.row_tiles * 4 } else { 0 }
+        self.most(p, |c| self.op.kv_heads * c.row_tiles * 4)
+    }
+
+    /// Bytes that suffice however many rows a block takes: memory is laid out before tuning chooses that.
+    fn most(&self, p: &Params, bytes: impl Fn(Config) -> u64) -> u64 {
+        let rows = self.space().into_iter().filter(|a| a.name == "row_warps").flat_map(|a| a.values);
+        let of = |row_warps: i64| {
+            let c = Config::new(&self.op, &Params::from_iter(p.clone().into_iter().chain([("row_warps", row_warps)])));
+            if c.splits > 1 { bytes(c) } else { 0 }
+        };
+        rows.map(of).max().unwrap_or(0)
     }
 }
 
@@ -129,7 +137,8 @@ impl Schedule for Attention {
         let p = super::super::defaults(&self.space());
         let mut operands = cpu::Attention { max_tokens: 2, ..self.op.clone() }.operands();
         operands.max_tokens = self.op.max_tokens;
-        let scratch = |bytes: u64| Operand { data: Data::Rows { width: bytes / 4, stride: bytes }, written: true };
+        // Of all tokens together.
+        let scratch = |bytes: u64| Operand { data: Data::Vector(bytes / 4), written: true };
         let (parts, counters) = (self.parts_bytes(&p), self.counters_bytes(&p));
         if parts > 0 {
             operands.pointers.extend([parts, counters].map(scratch));

@@ -217,3 +217,30 @@ fn what_it_waits_for_is_needed() {
         assert_eq!(out.err().map(|e| e.kind), kind, "seed {}, without {op:?}", r.seed);
     }
 }
+
+/// Memory that is laid out by the defaults suffices for every point that tuning may choose, and is for all tokens together.
+#[test]
+fn scratch_of_any_point() {
+    let op = cpu::Attention {
+        heads: 4,
+        kv_heads: 4,
+        head_dim: 96,
+        q_stride: 1536,
+        prep: HeadPrep::default(),
+        scale: 0.1,
+        window: 0,
+        softcap: 0.0,
+        out_stride: Some(1536),
+        max_tokens: 64,
+    };
+    let s = Attention::new(op, 1).unwrap();
+    let p = params(&s, &[]);
+    let given = s.counters_bytes(&p);
+    for row_warps in [1, 2] {
+        let p = params(&s, &[("row_warps", row_warps)]);
+        assert!(u64::from(s.chunks(&p)) * 4 <= given * p["splits"] as u64, "{p:?}");
+        assert_eq!((s.parts_bytes(&p), s.counters_bytes(&p)), (s.parts_bytes(&params(&s, &[])), given));
+    }
+    let [.., parts, counters] = &s.operands().pointers[..] else { panic!("no scratch") };
+    assert_eq!([parts, counters].map(|o| o.data.bytes(64, 128)), [s.parts_bytes(&p), given]);
+}
