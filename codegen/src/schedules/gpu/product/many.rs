@@ -6,8 +6,8 @@
 //! others find them in the cache.
 //!
 //! Where four warps multiply together, a token's 16-byte pieces of a unit are swapped in shared memory by the token's number,
-//! as `wgmma_f16` wants it; elsewhere tokens are 16 bytes apart, for addresses without a sum each. Both have reads of one
-//! piece of 8 tokens fall on different banks.
+//! as `wgmma_f16` wants it. Elsewhere there are 16 bytes between tokens, which need no address of its own for each tile. Both
+//! have lanes fall on different banks. (`load_matrix` would read the same in one instruction; kernels with it spill.)
 
 use super::super::block::{Thread, div_rem};
 use super::super::round::F16Rows;
@@ -184,11 +184,8 @@ impl Tile<'_> {
         // The slot that is read, what is loaded, and the sums.
         let carried = [vec![zero], raw.clone(), none].concat();
         let units = b.i64(self.p.units() as i64);
-        // The lane's row of `load_matrix`: of the first 8 elements of a tile, or of the last.
-        let (matrix, row) = div_rem(b, self.t.lane, 8);
-        let (_, matrix) = div_rem(b, matrix, 2);
-        let lane = b.index(self.stage, row, s.row() as i64);
-        let lane = b.index(lane, matrix, 16);
+        let lane = b.index(self.stage, self.g, s.row() as i64);
+        let lane = b.index(lane, self.c, 4);
         let from = if s.grouped { self.stage } else { lane };
         let result = b.for_(zero, units, 1, &carried, |b, unit, carried| {
             let (slot, rest) = (carried[0], &carried[1..]);
@@ -237,8 +234,13 @@ impl Tile<'_> {
         }
         let mut x = |b: &mut KernelBuilder, j: usize, n: usize| {
             let of = |term: u64| {
-                let row = b.index_bytes(x, term * self.s.term() + n as u64 * 8 * self.s.row() + j as u64 * 32);
-                b.load_matrix(Type::F16.x(4), row, false)
+                let at = (term * self.s.term() + n as u64 * 8 * self.s.row() + j as u64 * 32) as i64;
+                let none = b.int(Type::I32.x(2), 0);
+                let pairs = (0..2).fold(none, |v, i| {
+                    let pair = b.load(Type::I32, x, at + i * 16);
+                    b.insert(v, pair, i)
+                });
+                b.bitcast(pairs, Type::F16.x(4))
             };
             (0..terms).map(of).collect()
         };
