@@ -25,6 +25,7 @@ use tilewright_runtime::artifact::{
     ArtifactWriter, CHAT_TEMPLATE, Choice, GRAPH, KERNELS, KERNELS_PTX, ManifestInfo, ModelIdentity, SourceFile,
     TOKENIZER, TargetInfo, TokenizerFacts, kernels_of,
 };
+use tilewright_runtime::cuda::DeviceFacts;
 use tilewright_runtime::plan::{Call, KvLayer, Launch, ModelFacts, Plan, Program, RopeTable};
 
 /// What to build for.
@@ -51,6 +52,8 @@ pub struct BuildOptions {
     pub records: Option<PathBuf>,
     /// Threads that the kernels are meant for: records are of a number of threads. Any number can run them.
     pub threads: u32,
+    /// For a GPU, the device whose records hold; without one those of any device do.
+    pub gpu: Option<DeviceFacts>,
 }
 
 impl BuildOptions {
@@ -78,7 +81,14 @@ impl BuildOptions {
             frozen: false,
             records: None,
             threads: std::thread::available_parallelism().map_or(1, |n| n.get() as u32),
+            gpu: None,
         }
+    }
+
+    /// Defaults for a target by name; `cuda` is the GPU of this machine.
+    pub fn named(name: &str) -> Result<BuildOptions, DriverError> {
+        let (target, gpu) = crate::target::find(name)?;
+        Ok(BuildOptions { gpu, ..BuildOptions::for_target(target) })
     }
 
     /// The programs by rising tokens: decoding; a few tokens (drafts, the end of a prompt), which read the weights as rarely

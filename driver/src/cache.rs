@@ -67,7 +67,7 @@ impl Cache {
                     // What decides the kernel, and its date: the artifact says it.
                     hash.update(format!("{op} {} {:?} {}\n", r.backend, r.params, r.date).as_bytes());
                 }
-                None if options.frozen => return Err(DriverError::NoRecord { op, threads: options.threads }),
+                None if options.frozen => return Err(records::no_record(op, options)),
                 None => {}
             }
         }
@@ -85,7 +85,7 @@ fn operations_of(model: &Path, file: &Path, options: &BuildOptions) -> Result<Ve
         return Ok(lines.lines().map(str::to_string).collect());
     }
     let operations = crate::build::operations(&Model::open(model)?, options)?;
-    let tunable = operations.iter().map(|o| o.schedule.as_ref()).filter(|s| is_tunable(*s));
+    let tunable = operations.iter().map(|o| o.schedule.as_ref()).filter(|s| is_tunable(*s, &options.target));
     let names: Vec<String> = tunable.map(|s| operation(s)).collect();
     let text: String = names.iter().map(|n| format!("{n}\n")).chain(["end\n".to_string()]).collect();
     let _ = file.parent().map(std::fs::create_dir_all);

@@ -76,13 +76,15 @@ pub enum DriverError {
     Records(#[from] tilewright_autotune::store::StoreError),
     /// An operation without a record, where every one must have one.
     #[error(
-        "no record for `{op}` with {threads} thread(s); make it with `compile-model tune -m MODEL -t {threads}`, or build without --frozen"
+        "no record for `{op}` with {threads} thread(s); make it with `compile-model tune -m MODEL -t {threads} --target {target}`, or build without --frozen"
     )]
     NoRecord {
         /// The operation.
         op: String,
         /// Threads.
         threads: u32,
+        /// Name of the target.
+        target: String,
     },
     /// Nowhere to keep records.
     #[error("no folder for the records of tuning; name one in the build's options")]

@@ -31,4 +31,4 @@ pub use cache::{Cache, cached_artifact, tuned};
 pub use error::DriverError;
 pub use oracle::Oracle;
 pub use records::TuneMode;
-pub use tune::{Operation, TuneEvent, TuneOptions, tune};
+pub use tune::{Operation, TuneEvent, TuneOptions, tune, tune_on_gpu};

@@ -143,6 +143,9 @@ pub trait GpuDriver: Send {
     /// Does what was recorded and waits; the nanoseconds it took on the device.
     fn time(&mut self, graph: GraphId) -> Result<u64, GpuError>;
 
+    /// Forgets what was recorded: the graph must not be used again.
+    fn forget(&mut self, graph: GraphId) -> Result<(), GpuError>;
+
     /// Waits until everything is done.
     fn synchronize(&mut self) -> Result<(), GpuError>;
 }

@@ -71,14 +71,21 @@ impl Attention {
 
     /// Bytes of what blocks tell the last of them; 0 if positions are not split.
     pub fn parts_bytes(&self, p: &Params) -> u64 {
-        let c = Config::new(&self.op, p);
-        if c.splits > 1 { self.op.kv_heads * c.row_tiles * c.splits * c.record_bytes() } else { 0 }
+        self.of_any_warps(p, |c| self.op.kv_heads * c.row_tiles * c.splits * c.record_bytes())
     }
 
     /// Bytes of counters; 0 if positions are not split.
     pub fn counters_bytes(&self, p: &Params) -> u64 {
-        let c = Config::new(&self.op, p);
-        if c.splits > 1 { self.op.kv_heads * c.row_tiles * 4 } else { 0 }
+        self.of_any_warps(p, |c| self.op.kv_heads * c.row_tiles * 4)
+    }
+
+    /// Bytes that are enough for every number of warps: only splits change what the arguments are.
+    fn of_any_warps(&self, p: &Params, bytes: impl Fn(Config) -> u64) -> u64 {
+        let of = |row_warps: i64| {
+            let c = Config::new(&self.op, &p.iter().map(|(&k, &v)| (k, v)).chain([("row_warps", row_warps)]).collect());
+            if c.splits > 1 { bytes(c) } else { 0 }
+        };
+        [1, 2, 4, 8].map(of).into_iter().max().unwrap_or(0)
     }
 }
 
@@ -123,12 +130,12 @@ impl Schedule for Attention {
         let p = super::super::defaults(&self.space());
         let mut operands = cpu::Attention { max_tokens: 2, ..self.op.clone() }.operands();
         operands.max_tokens = self.op.max_tokens;
-        let scratch = |bytes: u64| Operand { data: Data::Rows { width: bytes / 4, stride: bytes }, written: true };
         let (parts, counters) = (self.parts_bytes(&p), self.counters_bytes(&p));
         if parts > 0 {
-            operands.pointers.extend([parts, counters].map(scratch));
+            let scratch = [Data::Scratch(parts), Data::Counters(counters)];
+            operands.pointers.extend(scratch.map(|data| Operand { data, written: true }));
         }
-        operands
+        Operands { terms: self.terms, together: Config::new(&self.op, &p).splits as u32, ..operands }
     }
 
     fn build(&self, name: &str, p: &Params) -> Kernel {
