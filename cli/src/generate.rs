@@ -80,6 +80,8 @@ pub fn generate(
         if piece.is_empty() { Ok(()) } else { print(&piece) }
     };
 
+    // A GPU goes from one token to the next by itself where nothing but the logits decides.
+    let on_device = session.device().is_some() && sampler.params().is_greedy();
     let start = Instant::now();
     let mut logits = session.eval(prompt, Logits::Last)?.to_vec();
     let prefill = start.elapsed().as_secs_f64();
@@ -107,6 +109,29 @@ pub fn generate(
         }
         if session.position() == session.capacity() {
             break Stop::Context;
+        }
+        if on_device {
+            let most = limit.map_or(usize::MAX, |n| n - (seen.len() - first));
+            // Unless something ends it, no room is left.
+            let (mut stop, mut failed) = (Stop::Context, None);
+            session.decode_greedy(id, most, |id| {
+                if text.tokenizer.is_end(id) {
+                    stop = Stop::End;
+                    return false;
+                }
+                seen.push(id);
+                failed = show(decoder.push(&text.tokenizer, id), &mut out).err();
+                if limit.is_some_and(|n| seen.len() - first >= n) {
+                    stop = Stop::Limit;
+                } else if ctrl_c.asked() {
+                    stop = Stop::Interrupted;
+                }
+                failed.is_none() && stop == Stop::Context
+            })?;
+            match failed {
+                Some(e) => return Err(e),
+                None => break stop,
+            }
         }
         let row = session.eval(&[id], Logits::Last)?;
         logits.copy_from_slice(row);

@@ -30,6 +30,14 @@ pub struct SamplerParams {
     pub seed: u64,
 }
 
+impl SamplerParams {
+    /// Whether the likeliest token is taken, and nothing but the logits says which that is.
+    pub fn is_greedy(&self) -> bool {
+        let penalised = self.repeat_penalty != 1.0 || self.frequency_penalty != 0.0 || self.presence_penalty != 0.0;
+        self.temp <= 0.0 && self.logit_bias.is_empty() && (!penalised || self.repeat_last_n == 0)
+    }
+}
+
 impl Default for SamplerParams {
     fn default() -> Self {
         Self {

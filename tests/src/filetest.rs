@@ -21,6 +21,7 @@ use std::{env, fs};
 
 mod graph;
 mod kernel;
+mod ptx;
 mod x86;
 
 /// What a mode made of a text.
@@ -51,6 +52,7 @@ pub const MODES: &[Mode] = &[
     Mode { name: "kernel-verify", run: kernel::verify },
     Mode { name: "kernel-run", run: kernel::run },
     Mode { name: "x86", run: x86::run },
+    Mode { name: "ptx", run: ptx::run },
 ];
 
 /// A `// key: value` line.

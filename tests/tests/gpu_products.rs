@@ -1,13 +1,19 @@
-//! Products for GPUs: every format, odd shapes, random parameters, against f64. The kernels run in the kernel interpreter.
+//! Products for GPUs: every format, odd shapes, random parameters, against f64: by the kernel interpreter, and their PTX by
+//! the emulator.
 
 use std::time::{SystemTime, UNIX_EPOCH};
+use tilewright_codegen::backend::Backend;
+use tilewright_codegen::emulated::{EmulatedDriver, EmulatedGpu};
 use tilewright_codegen::pack::{Layout, Order, pack_panel};
+use tilewright_codegen::ptx::{self, Ptx};
 use tilewright_codegen::schedules::gpu::{F16Rows, Input, Product};
 use tilewright_codegen::schedules::{Activation, Finish, Params, Schedule};
+use tilewright_codegen::target::Target;
 use tilewright_ir::graph::Weight;
 use tilewright_ir::graph::interp::WeightSource;
-use tilewright_ir::kernel::{interp, print, verify};
+use tilewright_ir::kernel::{Kernel, interp, print, verify};
 use tilewright_models::format::FormatSet;
+use tilewright_runtime::cuda::{Code, GpuDriver, GpuError, Launch};
 use tilewright_tests::host::RandomWeights;
 use tilewright_tests::tiny::splitmix64;
 
@@ -78,10 +84,10 @@ fn check(format: &str, random: &mut Random, seed: u64) -> f64 {
     let cols = of(random, &[64, 96, 192, 320, 640]).next_multiple_of(block.max(4));
     let max_tokens = of(random, &[1, 3, 4, 8]) as u32;
     let tokens = 1 + random.next() % u64::from(max_tokens);
-    let norm = (random.next() % 2 == 0).then_some(1e-5);
+    let norm = random.next().is_multiple_of(2).then_some(1e-5);
     let terms = of(random, &[1, 2]);
-    let glu = random.next() % 3 == 0;
-    let (bias, residual) = (random.next() % 2 == 0, random.next() % 2 == 0);
+    let glu = random.next().is_multiple_of(3);
+    let (bias, residual) = (random.next().is_multiple_of(2), random.next().is_multiple_of(2));
     let (stride, out_stride) = (cols * 4 + 64, rows.next_multiple_of(16) * 4 + 64);
     let kinds: Vec<_> =
         (0..1 + u64::from(glu)).map(|i| packed(format, &format!("w{i}"), rows, cols, seed + i)).collect();
@@ -94,7 +100,7 @@ fn check(format: &str, random: &mut Random, seed: u64) -> f64 {
     } else {
         Finish::Sum { bias, residual: residual.then_some(out_stride) }
     };
-    let many = random.next() % 2 == 0;
+    let many = random.next().is_multiple_of(2);
     let (max_tokens, norm) = if many { (of(random, &[5, 16, 40, 72]) as u32, None) } else { (max_tokens, norm) };
     let tokens = if many { 1 + random.next() % u64::from(max_tokens) } else { tokens };
     let f16 = F16Rows { width: cols, terms: terms as u32 };
@@ -126,46 +132,90 @@ fn check(format: &str, random: &mut Random, seed: u64) -> f64 {
     }
     buffers.push(vec![0xff; (tokens * out_stride) as usize]);
     assert_eq!(buffers.len(), p.operands().pointers.len());
+    let inputs = buffers.clone();
     let what = format!("{} {params:?} tokens {tokens}, seed {seed}", p.signature());
     for chunk in 0..p.chunks(&params) {
         if let Err(e) = interp::run(&kernel, &mut buffers, &[tokens as i64], chunk.into()) {
             panic!("{what}: {e}");
         }
     }
-    let out = buffers.last().expect("the result");
-    let (mut error, mut power) = (0.0, 0.0);
-    for t in 0..tokens as usize {
-        let x: Vec<f64> = data[t * stride as usize / 4..][..cols as usize].iter().map(|&v| v.into()).collect();
-        let factor = norm
-            .map_or(1.0, |eps: f32| 1.0 / (x.iter().map(|v| v * v).sum::<f64>() / cols as f64 + f64::from(eps)).sqrt());
-        let x: Vec<f64> =
-            x.iter().zip(&gamma).map(|(v, &g)| v * factor * if norm.is_some() { g.into() } else { 1.0 }).collect();
-        let x = rounded(&x, terms);
-        let (mut wrong, mut size) = (0.0, 0.0);
-        for r in 0..rows as usize {
-            let dot = |w: &[f32]| -> f64 {
-                w[r * cols as usize..][..cols as usize].iter().zip(&x).map(|(&w, x)| f64::from(w) * x).sum()
-            };
-            let at = t * out_stride as usize / 4 + r;
-            let want = match finish {
-                Finish::Glu(_) => {
-                    let g = dot(&kinds[0].2);
-                    g / (1.0 + (-g).exp()) * dot(&kinds[1].2)
-                }
-                Finish::Sum { bias, residual } => {
-                    let bias = if bias { f64::from(bias_data[r]) } else { 0.0 };
-                    dot(&kinds[0].2) + bias + residual.map_or(0.0, |_| f64::from(residual_data[at]))
-                }
-            };
-            let got = f32::from_le_bytes(out[at * 4..][..4].try_into().expect("four bytes"));
-            wrong += (f64::from(got) - want).powi(2);
-            size += want * want;
+    let target = Target::get(["sm_75", "sm_80", "sm_90"][random.next() as usize % 3]).expect("a declared target");
+    let grid = p.chunks(&params);
+    // Some points of the space are too large for some targets.
+    let emulated = Ptx.check(&kernel, &target).is_ok().then(|| {
+        let out = emulate(&kernel, &target, &inputs, tokens, grid, random.next());
+        out.unwrap_or_else(|e| panic!("{what} on {}: {e}", target.name))
+    });
+    let error = |out: &[u8]| -> f64 {
+        let (mut error, mut power) = (0.0, 0.0);
+        for t in 0..tokens as usize {
+            let x: Vec<f64> = data[t * stride as usize / 4..][..cols as usize].iter().map(|&v| v.into()).collect();
+            let factor = norm.map_or(1.0, |eps: f32| {
+                1.0 / (x.iter().map(|v| v * v).sum::<f64>() / cols as f64 + f64::from(eps)).sqrt()
+            });
+            let x: Vec<f64> =
+                x.iter().zip(&gamma).map(|(v, &g)| v * factor * if norm.is_some() { g.into() } else { 1.0 }).collect();
+            let x = rounded(&x, terms);
+            let (mut wrong, mut size) = (0.0, 0.0);
+            for r in 0..rows as usize {
+                let dot = |w: &[f32]| -> f64 {
+                    w[r * cols as usize..][..cols as usize].iter().zip(&x).map(|(&w, x)| f64::from(w) * x).sum()
+                };
+                let at = t * out_stride as usize / 4 + r;
+                let want = match finish {
+                    Finish::Glu(_) => {
+                        let g = dot(&kinds[0].2);
+                        g / (1.0 + (-g).exp()) * dot(&kinds[1].2)
+                    }
+                    Finish::Sum { bias, residual } => {
+                        let bias = if bias { f64::from(bias_data[r]) } else { 0.0 };
+                        dot(&kinds[0].2) + bias + residual.map_or(0.0, |_| f64::from(residual_data[at]))
+                    }
+                };
+                let got = f32::from_le_bytes(out[at * 4..][..4].try_into().expect("four bytes"));
+                wrong += (f64::from(got) - want).powi(2);
+                size += want * want;
+            }
+            error += wrong / size.max(1e-30);
+            power += 1.0;
         }
-        error += wrong / size.max(1e-30);
-        power += 1.0;
+        error / power
+    };
+    let mut worst = 0f64;
+    for (by, out) in [("interpreter", buffers.last()), ("emulator", emulated.as_ref())] {
+        let error = out.map_or(0.0, |out| error(out));
+        assert!(error < 1e-7, "{what}, {by}: NMSE {error:e}");
+        worst = worst.max(error);
     }
-    assert!(error / power < 1e-7, "{what}: NMSE {:e}", error / power);
-    error / power
+    worst
+}
+
+/// The result of the kernel's PTX on an emulated GPU.
+fn emulate(
+    kernel: &Kernel,
+    target: &Target,
+    buffers: &[Vec<u8>],
+    tokens: u64,
+    grid: u32,
+    seed: u64,
+) -> Result<Vec<u8>, GpuError> {
+    let sm = target.gpu().expect("a GPU").sm;
+    let mut driver = EmulatedDriver::new(EmulatedGpu { sm, seed, ..EmulatedGpu::default() });
+    let text = Ptx.object(std::slice::from_ref(kernel), target).expect("checked");
+    let module = driver.load(Code::Ptx(std::str::from_utf8(&text).expect("text")))?;
+    let function = driver.function(module, &kernel.name)?;
+    let mut params = vec![];
+    for data in buffers.iter().chain([&tokens.to_le_bytes().to_vec()]) {
+        let at = driver.alloc("an argument", data.len() as u64)?;
+        driver.upload(at, data)?;
+        params.push(at);
+    }
+    let launch = ptx::launch(kernel, target);
+    let (threads, shared_bytes) = (launch.threads, launch.shared_bytes);
+    driver.launch(&Launch { function, grid, threads, shared_bytes, params: &params, dependent: false })?;
+    let mut out = buffers.last().expect("the result").clone();
+    driver.download(params[buffers.len() - 1], &mut out)?;
+    Ok(out)
 }
 
 #[test]

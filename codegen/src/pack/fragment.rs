@@ -210,6 +210,16 @@ impl Fragments {
         }))
     }
 
+    /// Bytes that a lane loads of a unit.
+    pub fn lane_bytes(&self) -> u64 {
+        match self {
+            Fragments::Float { terms, .. } => terms * 64,
+            Fragments::Quant(q) => {
+                q.tops_bytes() + q.subs_bytes() + q.planes.iter().map(|w| u64::from(*w) * 4).sum::<u64>()
+            }
+        }
+    }
+
     /// Bytes in front of the units of a panel.
     pub fn head_bytes(&self) -> u64 {
         if matches!(self, Fragments::Float { .. }) { ROWS * 4 } else { 0 }

@@ -15,16 +15,16 @@ impl Lower<'_> {
     pub(super) fn convert(&mut self, inst: &Inst) {
         let (from, to) = (self.ty(inst.args[0]), self.ty(inst.results[0]));
         if from == Type::I64 && matches!(inst.op, Opcode::Trunc | Opcode::IntToF) {
-            return self.from_index(inst, to.scalar);
+            return self.narrow_index(inst, to.scalar);
         }
         let words = self.words(inst.args[0]);
         let out = match inst.op {
-            Opcode::Sext | Opcode::Zext if to == Type::I64 => return self.to_index(inst, from.scalar, words[0]),
+            Opcode::Sext | Opcode::Zext if to == Type::I64 => return self.widen_index(inst, from.scalar, words[0]),
             Opcode::Sext | Opcode::Zext => self.widen(inst.op == Opcode::Sext, from, to.scalar, &words),
             Opcode::Trunc => self.narrow(from, to.scalar, &words),
             Opcode::Bitcast => self.bitcast(class(from.scalar), class(to.scalar), &words),
-            Opcode::Fext if from.scalar.is_half() => self.from_half(from, &words),
-            Opcode::Fround if to.scalar.is_half() => self.to_half(to.scalar, &words),
+            Opcode::Fext if from.scalar.is_half() => self.widen_half(from, &words),
+            Opcode::Fround if to.scalar.is_half() => self.round_half(to.scalar, &words),
             op => {
                 let name = match (op, to.scalar) {
                     (Opcode::IntToF, Scalar::F32) => "cvt.rn.f32.s32",
@@ -44,7 +44,7 @@ impl Lower<'_> {
     }
 
     /// A scalar `i64` to fewer bits, or to a float.
-    fn from_index(&mut self, inst: &Inst, to: Scalar) {
+    fn narrow_index(&mut self, inst: &Inst, to: Scalar) {
         let i = self.int(inst.args[0]);
         let out = match (inst.op, i.fits()) {
             (Opcode::Trunc, _) => self.f.low(&i),
@@ -59,7 +59,7 @@ impl Lower<'_> {
     }
 
     /// A scalar to `i64`, with the range that its type gives it.
-    fn to_index(&mut self, inst: &Inst, from: Scalar, w: Opnd) {
+    fn widen_index(&mut self, inst: &Inst, from: Scalar, w: Opnd) {
         let (sign, bits) = (inst.op == Opcode::Sext, 8 * from.bytes());
         let (lo, hi) = match (from, sign) {
             (Scalar::I1, _) => (0, 1),
@@ -178,7 +178,7 @@ impl Lower<'_> {
     }
 
     /// `f16` or `bf16` to `f32`.
-    fn from_half(&mut self, from: Type, words: &Words) -> Words {
+    fn widen_half(&mut self, from: Type, words: &Words) -> Words {
         let mut out: Words = smallvec![];
         for &w in words {
             let pair: [Opnd; 2] = match (from.scalar, w) {
@@ -202,7 +202,7 @@ impl Lower<'_> {
     }
 
     /// `f32` to `f16` or `bf16`.
-    fn to_half(&mut self, to: Scalar, words: &Words) -> Words {
+    fn round_half(&mut self, to: Scalar, words: &Words) -> Words {
         words.chunks(2).map(|pair| self.round_pair(to, pair[0], pair[pair.len() - 1])).collect()
     }
 

@@ -21,8 +21,10 @@ impl Lower<'_> {
     /// `prmt`: bytes 0 to 3 are those of `a`, 4 to 7 those of `b`; a digit of `which` above 7 takes copies of the sign.
     pub(super) fn permute(&mut self, a: Opnd, b: Opnd, which: u64) -> Opnd {
         let a = self.f.reg(a, Class::Word);
-        let b = if b == Opnd::Imm(0) { b } else { self.f.reg(b, Class::Word).into() };
-        self.f.word("prmt.b32", &[a.into(), b, Opnd::Imm(which)])
+        let b = if b == Opnd::Imm(0) { "0".into() } else { self.f.reg(b, Class::Word).to_string() };
+        let r = self.f.fresh(Class::Word);
+        self.f.line(format!("prmt.b32 {r}, {a}, {b}, {which:#06x};"));
+        r.into()
     }
 
     /// Lane `i` in a register of its own.

@@ -42,6 +42,8 @@ pub use qk::{HeadPrep, RopeStyle};
 pub use quantize::{Q8Rows, Quantize, Rounding};
 pub use rowwise::{Rowwise, RowwiseOp};
 
+use crate::backend;
+use crate::target::Target;
 use std::collections::BTreeMap;
 use tilewright_ir::kernel::{Kernel, KernelBuilder, Pred, Value};
 
@@ -111,6 +113,20 @@ pub trait Schedule: Sync {
     fn build(&self, name: &str, params: &Params) -> Kernel;
     /// The kernel's arguments.
     fn operands(&self) -> Operands;
+}
+
+/// The point of a schedule's space for `target` where nothing is known of it: the defaults, and what the schedule prefers as
+/// far as the target takes it.
+pub fn params_for(schedule: &dyn Schedule, target: &Target) -> Params {
+    let mut best = defaults(&schedule.space());
+    for &(name, value) in schedule.preferred() {
+        let mut params = best.clone();
+        params.insert(name, value);
+        if backend::default_for(&schedule.build("k", &params), target).is_ok() {
+            best = params;
+        }
+    }
+    best
 }
 
 /// The default point of a space.

@@ -10,13 +10,11 @@ use crate::error::mib;
 pub enum GpuError {
     /// This machine has no NVIDIA driver.
     #[error(
-        "the artifact needs an NVIDIA GPU and this machine has no NVIDIA driver (no libcuda); install the driver, or compile the model again for the CPU"
+        "this needs an NVIDIA GPU and the machine has no NVIDIA driver (no libcuda); install the driver, or compile for the CPU"
     )]
     NoDriver,
     /// The program was built without the cargo feature `cuda`.
-    #[error(
-        "the artifact needs an NVIDIA GPU and this program was built without its cargo feature `cuda`; build it with it"
-    )]
+    #[error("this needs an NVIDIA GPU and the program was built without its cargo feature `cuda`; build it with it")]
     NotBuilt,
     /// The driver is there, a GPU is not.
     #[error(

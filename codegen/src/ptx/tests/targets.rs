@@ -103,7 +103,7 @@ fn versions_are_the_lowest() {
     });
     assert_eq!(version(&stream, "sm_80"), ".version 7.4");
     assert_eq!(
-        Ptx.object(&[plain.clone()], &target("sm_80")).unwrap(),
+        Ptx.object(std::slice::from_ref(&plain), &target("sm_80")).unwrap(),
         Ptx.object(&[plain], &target("sm_80")).unwrap()
     );
 }

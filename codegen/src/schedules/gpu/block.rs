@@ -24,6 +24,11 @@ impl Thread {
     pub fn start(b: &mut KernelBuilder) -> Thread {
         b.wait_prior();
         b.launch_next();
+        Thread::here(b)
+    }
+
+    /// Who this is.
+    pub fn here(b: &mut KernelBuilder) -> Thread {
         let id = b.thread_id();
         let (count, mask) = (b.int(Type::I32, i64::from(WARP.trailing_zeros())), b.i64(i64::from(WARP) - 1));
         Thread { id, warp: b.shr_u(id, count), lane: b.and(id, mask) }

@@ -1,6 +1,7 @@
 //! Rows of a packed table. A table that is also the head is kept once, in the order of tensor cores.
 
-use super::product::{Place, Weights, div_rem};
+use super::block::{Thread, div_rem};
+use super::product::Weights;
 use crate::pack::{Fragments, ROWS, UNIT_K};
 use crate::schedules::{Axis, Operands, Params, Schedule, Space, if_token, operands};
 use tilewright_ir::kernel::{Kernel, KernelBuilder, Pred, Scalar, Type, Value};
@@ -38,9 +39,7 @@ impl Schedule for Embed {
         let table = b.ptr_param("table");
         let out = b.ptr_param("out");
         let tokens = b.int_param("tokens");
-        let at = Place::new(&mut b);
-        b.wait_prior();
-        b.launch_next();
+        let t = Thread::start(&mut b);
         let token = b.chunk_id();
         if_token(&mut b, token, tokens, |b| {
             let id = b.index(ids, token, 4);
@@ -50,7 +49,7 @@ impl Schedule for Embed {
             let (half, g) = div_rem(b, row, 8);
             let out = b.index(out, token, self.out_stride as i64);
             // A thread does what lane 4 g + c would load of a unit, for one c: 16 elements of two rows, of which one is wanted.
-            let (first, c) = div_rem(b, at.thread, 4);
+            let (first, c) = div_rem(b, t.id, 4);
             let lane = b.mul_imm(g, 4);
             let lane = b.add(lane, c);
             let weights = Weights::new(b, &self.layout, self.cols, lane);

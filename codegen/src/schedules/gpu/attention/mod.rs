@@ -100,8 +100,8 @@ impl Schedule for Attention {
             let others = others.iter().copied().filter(|&v| v != best);
             Axis { name, values: [best].into_iter().chain(others).collect() }
         };
-        // Large heads in tiles that fit the 99 KiB that a block has on every GPU; with two terms some need smaller ones.
-        let large = self.op.head_dim > 128;
+        // Large heads in smaller tiles.
+        let large = self.op.head_dim * self.terms > 128;
         let row_warps = rows.div_ceil(16).next_power_of_two().min(if large { 2 } else { 4 }) as i64;
         let tiles = rows.div_ceil(row_warps as u64 * 16);
         let splits = if tiles > SPLIT_TILES { 1 } else { BLOCKS / (self.op.kv_heads * tiles) };
@@ -110,7 +110,8 @@ impl Schedule for Attention {
         vec![
             axis("row_warps", row_warps, &fewer),
             axis("key_warps", 4 / row_warps, if row_warps == 1 { &[1, 2, 8] } else { &[1] }),
-            axis("keys", if large || self.terms > 1 && self.op.head_dim > 64 { 32 } else { 64 }, &[32, 64, 128, 16]),
+            // Tiles that every GPU has room for.
+            axis("keys", [64, 32, 16][usize::from(self.op.head_dim > 64) + usize::from(large)], &[32, 64, 128, 16]),
             axis("stages", 2, &[3]),
             axis("splits", splits, if splits > 1 { &[1, 2, 4, 8, 16, 32, 64] } else { &[] }),
             axis("terms", self.terms as i64, &[1, 2]),
@@ -119,6 +120,10 @@ impl Schedule for Attention {
 
     fn structural(&self) -> &'static [&'static str] {
         &["splits", "terms"]
+    }
+
+    fn preferred(&self) -> &'static [(&'static str, i64)] {
+        if self.op.head_dim > 128 { &[("keys", 32)] } else { &[("keys", 32), ("keys", 64)] }
     }
 
     fn chunks(&self, p: &Params) -> u32 {

@@ -10,15 +10,16 @@
 //! large for f16; the sums are multiplied by it. Rows are filled up with zeros to whole rounds of units, so that no loop needs
 //! an end of its own.
 
+use super::super::block::{self, Exchange, Thread, div_rem};
 use super::finish::Epilogue;
-use super::weights::{Place, Weights, div_rem};
+use super::weights::Weights;
 use super::{Input, Product};
 use crate::pack::{ROWS, UNIT_K};
 use crate::schedules::Params;
-use tilewright_ir::kernel::{Kernel, KernelBuilder, Pred, Scalar, Type, Value};
+use tilewright_ir::kernel::{Kernel, KernelBuilder, Pred, Type, Value};
 
-/// Most bytes of staged activations: every device has them, and more than one block fits on most.
-const STAGE: u64 = 44 * 1024;
+/// Most bytes of shared memory: two blocks fit on every device.
+const SHARED: u64 = 31 * 1024;
 
 /// The kernel's shape.
 struct Shape {
@@ -33,6 +34,11 @@ struct Shape {
     terms: u64,
 }
 
+/// Bytes left for activations beside the sums of `warps` warps.
+pub(super) fn stage_bytes(p: &Product, warps: u64) -> u64 {
+    SHARED.saturating_sub(p.weights.len() as u64 * warps * u64::from(p.max_tokens) * ROWS * 4)
+}
+
 impl Shape {
     fn new(p: &Product, params: &Params, terms: u64) -> Shape {
         let get = |name: &str| params[name] as u64;
@@ -41,7 +47,7 @@ impl Shape {
         let round = split * ahead;
         let rounds = p.units().div_ceil(round);
         let of_round = round * UNIT_K * 2 * terms * u64::from(p.max_tokens);
-        let staged = (STAGE / of_round).clamp(1, rounds);
+        let staged = (stage_bytes(p, warps) / of_round).clamp(1, rounds);
         Shape { warps, split, panels: panels.max(warps / split), ahead, rounds, staged, terms }
     }
 
@@ -70,11 +76,12 @@ pub(super) fn build(p: &Product, name: &str, params: &Params) -> Kernel {
 
     let stage = b.shared((shape.row() * tokens_max * terms) as i64);
     let factors = b.shared(tokens_max as i64 * 8);
-    let meet = b.shared(shape.warps as i64 * 8);
+    let exchange = Exchange::new(b, 1);
     let parts = b.shared((kinds * shape.warps * tokens_max * ROWS * 4) as i64);
-    let at = Place::new(b);
-    let readers: Vec<Weights<'_>> = p.weights.iter().map(|l| Weights::new(b, l, p.cols, at.lane)).collect();
-    let (part, share) = div_rem(b, at.warp, shape.split);
+    let t = Thread::here(b);
+    let (g, c) = div_rem(b, t.lane, 4);
+    let readers: Vec<Weights<'_>> = p.weights.iter().map(|l| Weights::new(b, l, p.cols, t.lane)).collect();
+    let (part, share) = div_rem(b, t.warp, shape.split);
     let block = b.chunk_id();
     let first = b.mul_imm(block, shape.panels as i64);
     let first = b.add(first, part);
@@ -99,7 +106,7 @@ pub(super) fn build(p: &Product, name: &str, params: &Params) -> Kernel {
     b.wait_prior();
     b.launch_next();
 
-    let rows = Rows { p, shape: &shape, at, x, stride, norm, gamma, tokens, stage, factors, meet };
+    let rows = Rows { p, shape: &shape, t, x, stride, norm, gamma, tokens, stage, factors, exchange };
     rows.measure(b);
     let all_at_once = shape.staged == shape.rounds;
     if all_at_once {
@@ -107,9 +114,9 @@ pub(super) fn build(p: &Product, name: &str, params: &Params) -> Kernel {
     }
     // This lane's token; lanes beyond the tokens read the last one, and nobody reads their sums.
     let last = b.add_imm(tokens, -1);
-    let token = b.smin(at.g, last);
+    let token = b.smin(g, last);
     let mine = b.index(stage, token, shape.row() as i64);
-    let mine = b.index(mine, at.c, 32);
+    let mine = b.index(mine, c, 32);
     let mine = b.index(mine, share, UNIT_K as i64 * 2);
 
     let (step, rounds) = (shape.warps / shape.split, shape.panels.div_ceil(shape.warps / shape.split));
@@ -146,7 +153,7 @@ pub(super) fn build(p: &Product, name: &str, params: &Params) -> Kernel {
                             let term = |t: u64| {
                                 let at = unit + (t * tokens_max * shape.row()) as i64 + j as i64 / 2 * 16;
                                 let two = b.load(Type::F16.x(8), row, at);
-                                if j % 2 == 0 { b.low(two) } else { b.high(two) }
+                                if j.is_multiple_of(2) { b.low(two) } else { b.high(two) }
                             };
                             (0..shape.terms).map(term).collect()
                         };
@@ -159,10 +166,10 @@ pub(super) fn build(p: &Product, name: &str, params: &Params) -> Kernel {
         let (raw, sums) = carried.split_at(raw.len());
         // Sums of all warps: [weight][warp][token][row].
         for (kind, &sum) in sums.iter().enumerate() {
-            let place = b.index(parts, at.warp, (tokens_max * ROWS * 4) as i64);
-            let place = b.index(place, at.g, 4);
+            let place = b.index(parts, t.warp, (tokens_max * ROWS * 4) as i64);
+            let place = b.index(place, g, 4);
             for i in 0..4 {
-                let token = b.mul_imm(at.c, 2);
+                let token = b.mul_imm(c, 2);
                 let token = b.add_imm(token, i % 2);
                 let live = b.cmp(Pred::Slt, token, tokens);
                 b.when(live, |b| {
@@ -175,7 +182,7 @@ pub(super) fn build(p: &Product, name: &str, params: &Params) -> Kernel {
         b.barrier();
         let base = b.sub(panel, part);
         let count = b.i64((step * tokens_max * ROWS) as i64);
-        b.for_(at.thread, count, shape.warps as i64 * 32, &[], |b, i, _| {
+        b.for_(t.id, count, shape.warps as i64 * 32, &[], |b, i, _| {
             let (rest, row) = div_rem(b, i, ROWS);
             let (part, token) = div_rem(b, rest, tokens_max);
             let panel = b.add(base, part);
@@ -220,7 +227,7 @@ pub(super) fn build(p: &Product, name: &str, params: &Params) -> Kernel {
 struct Rows<'a> {
     p: &'a Product,
     shape: &'a Shape,
-    at: Place,
+    t: Thread,
     x: Value,
     stride: u64,
     norm: Option<f32>,
@@ -229,8 +236,7 @@ struct Rows<'a> {
     stage: Value,
     /// For each token the power of two, and what an element is multiplied with before gamma.
     factors: Value,
-    /// A sum and a maximum for each warp.
-    meet: Value,
+    exchange: Exchange,
 }
 
 impl Rows<'_> {
@@ -244,7 +250,7 @@ impl Rows<'_> {
         b.for_(zero, self.tokens, 1, &[], |b, token, _| {
             let row = b.index(self.x, token, self.stride as i64);
             let (none, end) = (b.f32(4, 0.0), b.i64(self.p.cols as i64 / 4));
-            let found = b.for_(self.at.thread, end, self.threads(), &[none, none], |b, i, s| {
+            let found = b.for_(self.t.id, end, self.threads(), &[none, none], |b, i, s| {
                 let p = b.index(row, i, 16);
                 let v = b.load(Type::F32.x(4), p, 0);
                 let squares = b.fma(v, v, s[0]);
@@ -259,44 +265,19 @@ impl Rows<'_> {
                 let size = b.abs(v);
                 vec![squares, b.fmax(size, s[1])]
             });
-            let mut sum = b.sum(found[0]);
-            let mut most = b.max_lane(found[1]);
-            for distance in [16, 8, 4, 2, 1] {
-                let other = b.shuffle_xor(sum, distance);
-                sum = b.add(sum, other);
-                let other = b.shuffle_xor(most, distance);
-                most = b.fmax(most, other);
-            }
-            let first = b.cmp(Pred::Eq, self.at.lane, zero);
-            b.when(first, |b| {
-                let p = b.index(self.meet, self.at.warp, 8);
-                b.store(sum, p, 0);
-                b.store(most, p, 4);
-            });
-            b.barrier();
-            let first = b.cmp(Pred::Eq, self.at.thread, zero);
-            b.when(first, |b| {
-                let (mut sum, mut most) = (b.load(Type::F32, self.meet, 0), b.load(Type::F32, self.meet, 4));
-                for warp in 1..self.shape.warps as i64 {
-                    let v = b.load(Type::F32, self.meet, warp * 8);
-                    sum = b.add(sum, v);
-                    let v = b.load(Type::F32, self.meet, warp * 8 + 4);
-                    most = b.fmax(most, v);
+            let sum = b.sum(found[0]);
+            let most = b.max_lane(found[1]);
+            let factor = match self.norm {
+                Some(eps) => {
+                    let sum = self.exchange.merge(b, self.t, &[sum], block::plus)[0];
+                    block::rms_factor(b, sum, self.p.cols, eps)
                 }
-                let one = b.f32(1, 1.0);
-                let factor = match self.norm {
-                    Some(eps) => {
-                        let n = b.f32(1, 1.0 / self.p.cols as f64);
-                        let mean = b.mul(sum, n);
-                        let eps = b.f32(1, f64::from(eps));
-                        let mean = b.add(mean, eps);
-                        let root = b.sqrt(mean);
-                        b.div(one, root)
-                    }
-                    None => one,
-                };
+                None => b.f32(1, 1.0),
+            };
+            let most = self.exchange.merge(b, self.t, &[most], block::larger)[0];
+            block::when_first(b, self.t.id, |b| {
                 let most = b.mul(most, factor);
-                let (scale, inverse) = power_of_two(b, most);
+                let (scale, inverse) = block::power_scale(b, most);
                 let factor = b.mul(factor, inverse);
                 let p = b.index(self.factors, token, 8);
                 b.store(scale, p, 0);
@@ -320,7 +301,7 @@ impl Rows<'_> {
             let factor = b.load(Type::F32, factor, 4);
             let factor = b.splat(factor, 4);
             let end = b.i64((units * UNIT_K / 4) as i64);
-            b.for_(self.at.thread, end, self.threads(), &[], |b, i, _| {
+            b.for_(self.t.id, end, self.threads(), &[], |b, i, _| {
                 let four = b.add(start, i);
                 let cols = b.i64(self.p.cols as i64 / 4);
                 let inside = b.cmp(Pred::Slt, four, cols);
@@ -347,14 +328,8 @@ impl Rows<'_> {
                 let p = b.index(to, unit, UNIT_K as i64 * 2);
                 let p = b.index(p, c, 32);
                 let p = b.index(p, j, 8);
-                let mut rest = v[0];
-                for term in 0..s.terms {
-                    let half = b.fround(rest, Scalar::F16);
+                for (term, half) in (0..).zip(block::f16_terms(b, v[0], s.terms)) {
                     b.store(half, p, (term * u64::from(self.p.max_tokens) * s.row()) as i64);
-                    if term + 1 < s.terms {
-                        let back = b.fext(half, Scalar::F32);
-                        rest = b.sub(rest, back);
-                    }
                 }
                 vec![]
             });
@@ -362,23 +337,4 @@ impl Rows<'_> {
         });
         b.barrier();
     }
-}
-
-/// The power of two that divides `most` into `[2^13, 2^14)`, and one over it. Rows of zeros and of denormals get some other.
-fn power_of_two(b: &mut KernelBuilder, most: Value) -> (Value, Value) {
-    let bits = b.bitcast(most, Type::I32);
-    let shift = b.int(Type::I32, 23);
-    let exponent = b.shr_u(bits, shift);
-    let (low, high) = (b.int(Type::I32, 14), b.int(Type::I32, 254));
-    let exponent = b.smax(exponent, low);
-    let exponent = b.smin(exponent, high);
-    let scale = b.add_imm(exponent, -13);
-    let two = b.int(Type::I32, 254);
-    let inverse = b.sub(two, scale);
-    [scale, inverse]
-        .map(|e| {
-            let bits = b.shl(e, shift);
-            b.bitcast(bits, Type::F32)
-        })
-        .into()
 }

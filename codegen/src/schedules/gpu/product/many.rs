@@ -5,9 +5,10 @@
 //! all its tokens, from loads a unit ahead. Blocks of the same panels are neighbours, so that one fetches the weights and the
 //! others find them in the cache.
 
+use super::super::block::{Thread, div_rem};
 use super::super::round::F16Rows;
 use super::finish::Epilogue;
-use super::weights::{Place, Weights, div_rem};
+use super::weights::Weights;
 use super::{Input, Product};
 use crate::pack::UNIT_K;
 use crate::schedules::Params;
@@ -53,19 +54,20 @@ pub(super) fn build(p: &Product, name: &str, params: &Params) -> Kernel {
     let epilogue = Epilogue::params(&mut b, p);
     let tokens = b.int_param("tokens");
     let stage = b.shared((s.stages * s.wide * 8 * ROW) as i64 * i64::from(from.terms));
-    let at = Place::new(&mut b);
-    let readers: Vec<Weights<'_>> = p.weights.iter().map(|l| Weights::new(&mut b, l, p.cols, at.lane)).collect();
+    let t = Thread::here(&mut b);
+    let (g, c) = div_rem(&mut b, t.lane, 4);
+    let readers: Vec<Weights<'_>> = p.weights.iter().map(|l| Weights::new(&mut b, l, p.cols, t.lane)).collect();
     let block = b.chunk_id();
     let (group, tile) = div_rem(&mut b, block, s.tiles(p));
     let first = b.mul_imm(group, s.warps as i64);
-    let first = b.add(first, at.warp);
+    let first = b.add(first, t.warp);
     let first = b.mul_imm(first, s.high as i64);
     b.wait_prior();
     b.launch_next();
     let token = b.mul_imm(tile, s.wide as i64 * 8);
     let any = b.cmp(Pred::Slt, token, tokens);
     b.when(any, |b| {
-        Tile { p, s: &s, from, at, x, weights: &weights, readers: &readers, tokens, token, first, stage }
+        Tile { p, s: &s, from, t, g, c, x, weights: &weights, readers: &readers, tokens, token, first, stage }
             .run(b, &epilogue);
     });
     b.finish()
@@ -76,7 +78,10 @@ struct Tile<'a> {
     p: &'a Product,
     s: &'a Shape,
     from: F16Rows,
-    at: Place,
+    t: Thread,
+    /// `lane / 4` and `lane % 4`.
+    g: Value,
+    c: Value,
     x: Value,
     weights: &'a [Value],
     readers: &'a [Weights<'a>],
@@ -104,7 +109,7 @@ impl Tile<'_> {
             let from = b.index(self.x, unit, PIECE as i64);
             let end = b.i64(all as i64);
             let last = b.add_imm(self.tokens, -1);
-            b.for_(self.at.thread, end, self.s.warps as i64 * 32, &[], |b, i, _| {
+            b.for_(self.t.id, end, self.s.warps as i64 * 32, &[], |b, i, _| {
                 let (row, piece) = div_rem(b, i, pieces);
                 let (term, n) = div_rem(b, row, self.s.wide * 8);
                 // Beyond the tokens the last one stands in: nobody reads those sums.
@@ -152,8 +157,8 @@ impl Tile<'_> {
         let carried: Vec<Value> = [zero].into_iter().chain(raw.iter().copied()).collect();
         let carried = [carried, vec![none; kinds * high * wide]].concat();
         let units = b.i64(self.p.units() as i64);
-        let lane = b.index(self.stage, self.at.g, ROW as i64);
-        let lane = b.index(lane, self.at.c, 8);
+        let lane = b.index(self.stage, self.g, ROW as i64);
+        let lane = b.index(lane, self.c, 8);
         let result = b.for_(zero, units, 1, &carried, |b, unit, carried| {
             let (slot, rest) = (carried[0], &carried[1..]);
             let (now, sums) = rest.split_at(raw.len());
@@ -196,7 +201,7 @@ impl Tile<'_> {
         let panels = b.i64(self.p.panels() as i64);
         for n in 0..wide {
             for column in 0..2 {
-                let token = b.mul_imm(self.at.c, 2);
+                let token = b.mul_imm(self.c, 2);
                 let token = b.add_imm(token, n as i64 * 8 + column);
                 let token = b.add(self.token, token);
                 let live = b.cmp(Pred::Slt, token, self.tokens);
@@ -208,7 +213,7 @@ impl Tile<'_> {
                         let real = b.cmp(Pred::Slt, panel, panels);
                         b.when(real, |b| {
                             for half in 0..2 {
-                                let row = b.add_imm(self.at.g, half * 8);
+                                let row = b.add_imm(self.g, half * 8);
                                 let of = |b: &mut KernelBuilder, kind: usize| {
                                     let v = b.extract(sums[(kind * high + h) * wide + n], half * 2 + column);
                                     let v = b.mul(v, scale);

@@ -15,7 +15,7 @@ mod finish;
 mod many;
 mod weights;
 
-pub(super) use weights::{Place, Weights, div_rem};
+pub(super) use weights::Weights;
 
 use super::round::F16Rows;
 use crate::pack::{Fragments, ROWS, UNIT_K};
@@ -69,11 +69,32 @@ impl Product {
         self.cols.div_ceil(UNIT_K)
     }
 
+    /// 1 with mins or with groups of 16, 2 with both.
+    fn involved(&self) -> usize {
+        let of = |f: &Fragments| match f {
+            Fragments::Float { .. } => 0,
+            Fragments::Quant(q) => usize::from(q.has_min) + usize::from(q.group < 32),
+        };
+        self.weights.iter().map(of).max().unwrap_or(0)
+    }
+
+    /// Registers of a lane that hold a unit of all weights.
+    fn unit_registers(&self) -> u64 {
+        self.weights.iter().map(Fragments::lane_bytes).sum::<u64>().div_ceil(4)
+    }
+
     /// Warps that share a panel, and units a load, that suit the length of rows: no unit is loaded that is not there, if that
-    /// can be, and then as many loads as there may be.
+    /// can be, and then as many loads as there may be. They are held twice, and two blocks should fit, of 128 registers a
+    /// thread: measured with the assembler, 28 of them is what a load may take, and fewer where there is more to compute.
     fn shares(&self) -> (i64, i64) {
         let units = self.units();
         let few_panels = self.panels() < 512;
+        let Input::Rows { terms, .. } = self.x else { return (1, 1) };
+        let room = [28, 20, 12][self.involved()];
+        let fits = |&(split, ahead): &(u64, u64)| {
+            let staged = split * ahead * UNIT_K * 2 * terms * u64::from(self.max_tokens);
+            ahead == 1 || ahead * self.unit_registers() <= room && staged <= few::stage_bytes(self, 8)
+        };
         let cost = |&(split, ahead): &(u64, u64)| {
             let round = split * ahead;
             let waste = units.next_multiple_of(round) - units;
@@ -81,7 +102,7 @@ impl Product {
             let shallow = if few_panels { 8 / split.min(8) + 4 / ahead.min(4) } else { split + 4 / ahead.min(4) };
             waste * 48 / units + shallow
         };
-        let all = [8, 4, 2, 1].into_iter().flat_map(|s| [4, 3, 2, 5, 1].map(|a| (s, a)));
+        let all = [8, 4, 2, 1].into_iter().flat_map(|s| [4, 3, 2, 5, 1].map(|a| (s, a))).filter(fits);
         let (split, ahead) = all.min_by_key(cost).unwrap_or((1, 1));
         (split as i64, ahead as i64)
     }
@@ -101,12 +122,14 @@ impl Schedule for Product {
         if matches!(self.x, Input::Rounded(_)) {
             let most = u64::from(self.max_tokens).next_multiple_of(8);
             let fits = |&n: &i64| n as u64 <= most.next_power_of_two();
+            // Sums of 64 tokens, and what becomes fragments, leave no register for mins and for groups of 16.
+            let wide = if self.involved() > 0 { 32 / self.weights.len() as i64 } else { 64 };
             // With gate and up there are twice as many sums.
             let high = if self.weights.len() == 1 { vec![2, 1] } else { vec![1, 2] };
             return vec![
                 Axis { name: "warps", values: vec![4, 8] },
                 Axis { name: "high", values: high },
-                Axis { name: "tokens", values: [64, 32, 128, 16, 8].into_iter().filter(fits).collect() },
+                Axis { name: "tokens", values: first(wide, &[64, 32, 128, 16, 8]).into_iter().filter(fits).collect() },
                 Axis { name: "stages", values: vec![3, 2, 4] },
                 Axis { name: "resident", values: vec![1, 2] },
             ];
@@ -119,7 +142,11 @@ impl Schedule for Product {
             Axis { name: "split", values: first(split, &[8, 4, 2, 1]) },
             Axis { name: "ahead", values: first(ahead, &[4, 3, 2, 5, 1]) },
             Axis { name: "panels", values: first(panels, &[1, 2, 4, 8]) },
-            Axis { name: "resident", values: vec![2, 1, 4] },
+            // Two buffers of what is loaded, the sums, and as much again to compute with.
+            Axis {
+                name: "resident",
+                values: if self.unit_registers() * ahead as u64 > 32 { vec![1] } else { vec![2, 1] },
+            },
         ]
     }
 

@@ -4,44 +4,9 @@
 //! 1024 - zero is exact. Two at a time, that is one `and`, one `or` and one subtraction for two weights. Scales are applied to
 //! sums: the products of a group are added up exactly as integers times activations, and then multiplied once.
 
+use super::super::block::div_rem;
 use crate::pack::{FragmentQuant, Fragments, Store, UNIT_K, piece};
 use tilewright_ir::kernel::{KernelBuilder, Scalar, Type, Value};
-
-/// Where a thread is.
-#[derive(Clone, Copy)]
-pub(in crate::schedules::gpu) struct Place {
-    /// Number in the block.
-    pub thread: Value,
-    /// Warp.
-    pub warp: Value,
-    /// Number in the warp.
-    pub lane: Value,
-    /// `lane / 4`.
-    pub g: Value,
-    /// `lane % 4`.
-    pub c: Value,
-}
-
-impl Place {
-    /// Of this thread.
-    pub(in crate::schedules::gpu) fn new(b: &mut KernelBuilder) -> Place {
-        let thread = b.thread_id();
-        let (warp, lane) = div_rem(b, thread, 32);
-        let (g, c) = div_rem(b, lane, 4);
-        Place { thread, warp, lane, g, c }
-    }
-}
-
-/// Quotient and remainder of a number that is not negative.
-pub(in crate::schedules::gpu) fn div_rem(b: &mut KernelBuilder, v: Value, by: u64) -> (Value, Value) {
-    if by.is_power_of_two() {
-        let shift = b.int(Type::I32, i64::from(by.trailing_zeros()));
-        let mask = b.i64(by as i64 - 1);
-        return (b.shr_u(v, shift), b.and(v, mask));
-    }
-    let by = b.i64(by as i64);
-    (b.div_s(v, by), b.rem_s(v, by))
-}
 
 /// The units of panels in one layout, as one lane reads them.
 pub(in crate::schedules::gpu) struct Weights<'a> {
