@@ -18,7 +18,7 @@ use crate::machine::Built;
 use crate::search::Point;
 use std::collections::BTreeMap;
 use tilewright_codegen::backend::{self, Backend};
-use tilewright_codegen::schedules::{Axis, Params, Schedule, Space, defaults};
+use tilewright_codegen::schedules::{Axis, Params, Schedule, Space, params_for};
 use tilewright_codegen::target::Target;
 use tilewright_ir::kernel::{Kernel, verify};
 use tilewright_runtime::artifact::MAX_CHUNKS;
@@ -88,13 +88,18 @@ pub struct Candidates<'a> {
 }
 
 impl<'a> Candidates<'a> {
-    /// The default back end is the first one that can compile the default kernel.
+    /// The first point, the default, is what a build takes without a record: the parameters of [`params_for`] and the first
+    /// back end that can compile them.
     pub fn new(schedule: &'a dyn Schedule, target: &'a Target, threads: usize) -> Result<Candidates<'a>, TuneError> {
         let mut space = schedule.space();
-        for axis in space.iter_mut().filter(|a| schedule.structural().contains(&a.name)) {
-            axis.values.truncate(1);
+        let params = params_for(schedule, target);
+        for axis in &mut space {
+            let at = axis.values.iter().position(|v| *v == params[axis.name]).unwrap_or(0);
+            axis.values[..=at].rotate_right(1);
+            if schedule.structural().contains(&axis.name) {
+                axis.values.truncate(1);
+            }
         }
-        let params = defaults(&space);
         let kernel = schedule.build(SYMBOL, &params);
         let fail = |source| TuneError::Default { op: schedule.signature(), source };
         let first = backend::default_for(&kernel, target).map_err(fail)?;

@@ -40,6 +40,11 @@ pub trait Machine {
     /// What it can do at best.
     fn roofline(&self) -> &Roofline;
 
+    /// What the user should know of how its kernels are run.
+    fn note(&self) -> Option<String> {
+        None
+    }
+
     /// Makes code of all candidates. With `prune` those may be refused that the compiler shows to be slow; the default of a
     /// schedule has to do in any case.
     fn compile(&self, all: Vec<Built>, prune: bool) -> Result<Vec<Result<Self::Code, Rejected>>, TuneError>;

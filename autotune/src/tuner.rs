@@ -111,6 +111,11 @@ impl<M: Machine> Tuner<M> {
         self.machine.roofline()
     }
 
+    /// What the user should know of how kernels were run so far.
+    pub fn note(&self) -> Option<String> {
+        self.machine.note()
+    }
+
     /// Finds the best parameters of `schedule` in about `budget`, from the default and from `hint`'s parameters.
     /// `progress` hears of every candidate that was timed.
     pub fn tune(

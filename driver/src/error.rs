@@ -29,6 +29,9 @@ pub enum DriverError {
     /// The target.
     #[error(transparent)]
     Target(#[from] tilewright_codegen::target::TargetError),
+    /// The assembler of a GPU's kernels.
+    #[error(transparent)]
+    Assemble(#[from] tilewright_codegen::ptx::assembler::AssembleError),
     /// The GPU, or what it needs.
     #[error(transparent)]
     Gpu(#[from] tilewright_runtime::cuda::GpuError),

@@ -12,14 +12,18 @@
 //! | file | what |
 //! |---|---|
 //! | `build.rs` | model → graph → passes → plan → kernels → packed weights → artifact |
+//! | `choices.rs` | what was chosen and why, for the manifest |
 //! | `records.rs` | parameters of kernels: from records, else defaults |
 //! | `tune.rs` | tuning all operations of a model |
+//! | `cubins.rs` | machine code for GPUs, ahead of time |
 //! | `cache.rs` | where built artifacts of raw models live, and how they are found again |
 //! | `oracle.rs` | the graph interpreter on a model: f32 activations, no kernels |
 #![forbid(unsafe_code)]
 
 mod build;
 mod cache;
+mod choices;
+mod cubins;
 mod error;
 mod oracle;
 mod records;

@@ -14,7 +14,7 @@ use tilewright_autotune::layers::{Layer, Layers};
 use tilewright_autotune::record::Record;
 use tilewright_autotune::tuner;
 use tilewright_codegen::backend::{self, Backend};
-use tilewright_codegen::schedules::{Operands, Params, Schedule, defaults};
+use tilewright_codegen::schedules::{Operands, Params, Schedule, params_for};
 use tilewright_codegen::target::Target;
 
 /// What a build does about records.
@@ -125,8 +125,7 @@ impl<'a> Chooser<'a> {
             return known.clone();
         }
         let tunable = is_tunable(schedule, &self.options.target);
-        let space = schedule.space();
-        let params = preferred(schedule, defaults(&space), &self.options.target);
+        let params = params_for(schedule, &self.options.target);
         // Its hash costs a build of the kernel: only where there may be a record.
         let op = if tunable && self.options.records.is_some() { tuner::operation(schedule) } else { signature.clone() };
         let mut chosen =
@@ -162,19 +161,6 @@ impl<'a> Chooser<'a> {
 /// The error of an operation that has no record and must have one.
 pub(crate) fn no_record(op: String, options: &BuildOptions) -> DriverError {
     DriverError::NoRecord { op, threads: threads(options), target: options.target.name.clone() }
-}
-
-/// `params` with the values that the schedule prefers and that a back end takes.
-fn preferred(schedule: &dyn Schedule, params: Params, target: &Target) -> Params {
-    let mut best = params;
-    for &(name, value) in schedule.preferred() {
-        let mut params = best.clone();
-        params.insert(name, value);
-        if backend::default_for(&schedule.build("k", &params), target).is_ok() {
-            best = params;
-        }
-    }
-    best
 }
 
 /// The parameters and the back end of a record, or why it cannot be used.

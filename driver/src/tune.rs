@@ -9,7 +9,6 @@ use tilewright_autotune::layers::Layers;
 use tilewright_autotune::machine::Machine;
 use tilewright_autotune::record::Record;
 use tilewright_autotune::tuner::{Level, Outcome, Tuner, operation};
-use tilewright_codegen::ptx::assembler::Assembler;
 use tilewright_codegen::schedules::Schedule;
 use tilewright_models::model::Model;
 use tilewright_runtime::cuda::{self, GpuDriver};
@@ -61,6 +60,8 @@ pub struct Operation {
 pub enum TuneEvent<'a> {
     /// The operations to come, and records that were ignored.
     Start(usize, Vec<String>),
+    /// What the user should know of how it is timed.
+    Warning(&'a str),
     /// One is done; its record is kept.
     Done(&'a Operation, &'a Outcome),
 }
@@ -89,7 +90,7 @@ pub fn tune_on_gpu(
     progress: &mut dyn FnMut(TuneEvent<'_>),
 ) -> Result<Vec<Record>, DriverError> {
     let options = BuildOptions { gpu: Some(driver.facts().clone()), ..options.clone() };
-    let gpu = || Gpu::new(driver, &options.target, Assembler::find());
+    let gpu = || Gpu::new(driver, &options.target, options.assembler.clone());
     all(model, &options, tune, || Ok(Tuner::on(gpu()?, tune.level, tune.seed)), progress)
 }
 
@@ -125,11 +126,15 @@ fn all<M: Machine>(
     };
     todo.sort_by(|a, b| share(b).total_cmp(&share(a)));
     let count = todo.len();
-    let mut done = vec![];
+    let (mut done, mut warned) = (vec![], false);
     for (i, o) in todo.iter().enumerate() {
         let budget = end.saturating_duration_since(Instant::now()) / (count - i) as u32;
         let outcome = one(&tuner, o, &layers, options, budget)?;
         layers.user.append(&outcome.record)?;
+        if let Some(note) = tuner.note().filter(|_| !warned) {
+            progress(TuneEvent::Warning(&note));
+            warned = true;
+        }
         progress(TuneEvent::Done(o, &outcome));
         done.push(outcome.record);
     }
@@ -148,18 +153,28 @@ fn one<M: Machine>(
     Ok(tuner.tune(schedule, budget, hint, &mut |_| {})?)
 }
 
-/// Makes the records that a build with these options misses, if it is to.
+/// Makes the records that a build with these options misses, if it is to. The options to go on with, which take what there is:
+/// for a GPU, the records of the one that was tuned on.
 pub(crate) fn missing(
     model: &Model,
     options: &BuildOptions,
     progress: &mut dyn FnMut(Progress<'_>),
-) -> Result<(), DriverError> {
-    let Some(level) = options.tune.level() else { return Ok(()) };
+) -> Result<BuildOptions, DriverError> {
+    let Some(level) = options.tune.level() else { return Ok(options.clone()) };
     let what = TuneOptions { missing: true, ..TuneOptions::new(level) };
-    tune(model, options, &what, &mut |event| match event {
+    let mut options = BuildOptions { tune: TuneMode::Cached, ..options.clone() };
+    let mut tell = |event: TuneEvent<'_>| match event {
         TuneEvent::Start(0, _) => {}
         TuneEvent::Start(..) => progress(Progress::Stage("tuning")),
+        TuneEvent::Warning(text) => progress(Progress::Warning(text)),
         TuneEvent::Done(o, outcome) => progress(Progress::Tuned(&o.label, outcome.record.gain())),
-    })?;
-    Ok(())
+    };
+    if options.target.gpu().is_some() {
+        let driver = cuda::open()?;
+        options.gpu = Some(driver.facts().clone());
+        tune_on_gpu(model, &options, &what, driver, &mut tell)?;
+    } else {
+        tune(model, &options, &what, &mut tell)?;
+    }
+    Ok(options)
 }

@@ -45,6 +45,7 @@ pub struct Gpu {
     device: String,
     assembler: Option<Assembler>,
     roofline: Roofline,
+    note: RefCell<Option<String>>,
 }
 
 /// A kernel on the device.
@@ -75,7 +76,7 @@ impl Gpu {
         let driver = Rc::new(RefCell::new(driver));
         let roofline = peaks::measure(&mut **driver.borrow_mut(), target)?;
         let (target, device) = (target.clone(), fingerprint::of_gpu(&facts));
-        Ok(Gpu { driver, facts, target, device, assembler, roofline })
+        Ok(Gpu { driver, facts, target, device, assembler, roofline, note: RefCell::default() })
     }
 
     /// The text of a candidate, and its machine code where there is an assembler.
@@ -104,15 +105,13 @@ impl Gpu {
             return Ok(Err(Rejected::Unsupported(why)));
         }
         let mut driver = self.driver.borrow_mut();
-        let cubin = made.cubin.as_deref().filter(|_| self.facts.takes_cubins);
-        // An assembler newer than the driver makes code that this one refuses.
-        let loaded = match cubin.map(|c| driver.load(cuda::Code::Cubin(c))) {
-            Some(Ok(module)) => Ok(module),
-            Some(Err(GpuError::Refused { .. })) | None => driver.load(cuda::Code::Ptx(&made.text)),
-            Some(Err(e)) => Err(e),
-        };
-        match loaded {
-            Ok(module) => {
+        let cubin = made.cubin.as_deref().filter(|_| self.facts.takes_cubins).map(cuda::Code::Cubin);
+        let codes: Vec<cuda::Code<'_>> = cubin.into_iter().chain([cuda::Code::Ptx(&made.text)]).collect();
+        match cuda::load(&mut **driver, &codes) {
+            Ok((module, note)) => {
+                // Once is enough: it is the same for every kernel.
+                let mut first = self.note.borrow_mut();
+                *first = first.take().or(note);
                 let function = driver.function(module, &made.name)?;
                 Ok(Ok(Code { function, launch: made.launch, grid: made.grid }))
             }
@@ -140,6 +139,10 @@ impl Machine for Gpu {
 
     fn roofline(&self) -> &Roofline {
         &self.roofline
+    }
+
+    fn note(&self) -> Option<String> {
+        self.note.borrow().clone()
     }
 
     fn compile(&self, all: Vec<Built>, prune: bool) -> Result<Vec<Result<Code, Rejected>>, TuneError> {

@@ -21,7 +21,7 @@ mod machine;
 #[cfg(feature = "cuda")]
 mod real;
 
-pub use driver::{Code, DeviceFacts, FunctionId, GpuDriver, GraphId, Launch, ModuleId, Sm};
+pub use driver::{Code, DeviceFacts, FunctionId, GpuDriver, GraphId, Launch, ModuleId, Sm, load};
 pub use error::GpuError;
 pub(crate) use machine::Gpu;
 

@@ -231,6 +231,11 @@ impl Session {
         self.machine.device()
     }
 
+    /// What the user should know of how it started, a sentence each: machine code that was not taken.
+    pub fn notes(&self) -> &[String] {
+        self.machine.notes()
+    }
+
     /// The artifact.
     pub fn artifact(&self) -> &Arc<Artifact> {
         &self.artifact
