@@ -32,11 +32,20 @@ pub struct EmulatedGpu {
     pub step_limit: u64,
     /// Level 2 cache that it says it has; nothing is cached.
     pub l2_bytes: u64,
+    /// Whether it says that it takes machine code, of which it then refuses any.
+    pub takes_cubins: bool,
 }
 
 impl Default for EmulatedGpu {
     fn default() -> Self {
-        EmulatedGpu { sm: 90, memory_bytes: 4 << 30, seed: 0, step_limit: 200_000_000, l2_bytes: 1 << 20 }
+        EmulatedGpu {
+            sm: 90,
+            memory_bytes: 4 << 30,
+            seed: 0,
+            step_limit: 200_000_000,
+            l2_bytes: 1 << 20,
+            takes_cubins: false,
+        }
     }
 }
 
@@ -138,7 +147,7 @@ impl EmulatedDriver {
             l2_bytes: gpu.l2_bytes,
             shared_bytes,
             driver: 13000,
-            takes_cubins: false,
+            takes_cubins: gpu.takes_cubins,
         };
         let config = Config { shared_bytes: shared_bytes as usize, ..Config::default() };
         EmulatedDriver {

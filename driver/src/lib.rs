@@ -17,6 +17,7 @@
 //! | `tune.rs` | tuning all operations of a model |
 //! | `cubins.rs` | machine code for GPUs, ahead of time |
 //! | `cache.rs` | where built artifacts of raw models live, and how they are found again |
+//! | `reach.rs` | bandwidth of a machine, and what kernels reach of it |
 //! | `oracle.rs` | the graph interpreter on a model: f32 activations, no kernels |
 #![forbid(unsafe_code)]
 
@@ -26,6 +27,7 @@ mod choices;
 mod cubins;
 mod error;
 mod oracle;
+pub mod reach;
 mod records;
 pub mod target;
 mod tune;

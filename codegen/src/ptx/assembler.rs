@@ -80,8 +80,13 @@ impl Assembler {
         let path = env::var_os("PATH").unwrap_or_default();
         let anywhere: Vec<PathBuf> = env::split_paths(&path).map(|dir| dir.join("ptxas")).collect();
         let ptxas = given.into_iter().chain(above).chain(anywhere).find(|p| p.is_file())?;
+        Some(Assembler::at(ptxas))
+    }
+
+    /// The assembler of that path, and what lies beside it.
+    pub fn at(ptxas: PathBuf) -> Assembler {
         let nvdisasm = Some(ptxas.with_file_name("nvdisasm")).filter(|p| p.is_file());
-        Some(Assembler { ptxas, nvdisasm })
+        Assembler { ptxas, nvdisasm }
     }
 
     /// True if [`Assembler::disassemble`] works.
