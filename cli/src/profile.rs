@@ -48,7 +48,7 @@ pub fn print(times: &[CallTime]) {
     }
 }
 
-/// Prints, on stderr, what the kernels of each program move and which share of the bandwidth that is.
+/// Prints, on stderr, what the kernels of each program fetch from memory and which share of the bandwidth that is.
 pub fn print_reach(kernels: &[Reach]) {
     let mut program = 0;
     for r in kernels {

@@ -49,7 +49,8 @@ pub struct Reach {
     pub calls: u32,
     /// Nanoseconds of a call, on average.
     pub ns: f64,
-    /// Bytes that a call moves. Of attention those of a context of some hundred tokens, whatever it was.
+    /// Bytes that a call has to fetch from memory: weights, and keys and values of some hundred tokens, however many there were.
+    /// Activations stay in caches and count nothing.
     pub bytes: u64,
     /// What that is of the bandwidth.
     pub share: f64,
@@ -63,10 +64,10 @@ pub fn reach(artifact: &Artifact, times: &[CallTime], bandwidth: f64) -> Vec<Rea
     let bytes: BTreeMap<String, u64> = choices.iter().filter_map(bytes_of).collect();
     let mut out = vec![];
     for program in &plan.programs {
-        let timed = times.iter().filter(|t| t.max_tokens == program.max_tokens && t.runs > 0);
+        let timed = times.iter().filter(|t| t.max_tokens == program.max_tokens);
         let mut kernels: BTreeMap<u32, (u32, f64)> = BTreeMap::new();
         // A session times the calls of a program in their order.
-        for (call, time) in program.calls.iter().zip(timed) {
+        for (call, time) in program.calls.iter().zip(timed).filter(|(_, time)| time.runs > 0) {
             let of = kernels.entry(call.kernel).or_default();
             *of = (of.0 + 1, of.1 + time.nanos as f64 / time.runs as f64);
         }
