@@ -13,7 +13,7 @@ use tilewright_codegen::emulated::{EmulatedDriver, EmulatedGpu};
 use tilewright_codegen::pack::{Layout, Order};
 use tilewright_codegen::schedules::gpu::{Attention, Input, Product, Round};
 use tilewright_codegen::schedules::{
-    self, Axis, Data, Finish, HeadPrep, Operand, Operands, Params, RopeStyle, Schedule, Space, defaults,
+    self, Axis, Data, Finish, HeadPrep, Operand, Operands, Params, RopeStyle, Schedule, Space, defaults, params_for,
 };
 use tilewright_codegen::target::Target;
 use tilewright_driver::{BuildOptions, Compiled, Progress, TuneEvent, TuneOptions, compile, tune_on_gpu};
@@ -89,7 +89,7 @@ fn a_record_of_a_gpu() {
         let device = of_gpu(driver(90).facts());
         assert_eq!((&*r.target, &*r.backend, r.threads, &r.device), ("sm_90a", "ptx", 1, &device), "{who}");
         let params = params_in(&s.space(), &r.params).unwrap_or_else(|e| panic!("{who}: {e}"));
-        let default = defaults(&s.space());
+        let default = params_for(s, &Target::get("sm_90a").expect("declared"));
         assert!(s.structural().iter().all(|name| params.get(name) == default.get(name)), "{who}: {params:?}");
         assert!(r.tried > 1 && r.error < 1e-6 && r.history.len() > 1, "{who}: {r:?}");
         assert!(params == default || r.ns < 0.98 * r.default_ns, "{who}: {r:?}");
