@@ -14,10 +14,11 @@
 //! ```
 
 use crate::TuneError;
+use crate::machine::Built;
 use crate::search::Point;
 use std::collections::BTreeMap;
 use tilewright_codegen::backend::{self, Backend};
-use tilewright_codegen::schedules::{Params, Schedule, Space, defaults};
+use tilewright_codegen::schedules::{Axis, Params, Schedule, Space, params_for};
 use tilewright_codegen::target::Target;
 use tilewright_ir::kernel::{Kernel, verify};
 use tilewright_runtime::artifact::MAX_CHUNKS;
@@ -53,8 +54,14 @@ pub enum Rejected {
         /// What was allowed.
         limit: f64,
     },
+    /// Registers of a GPU's threads do not hold what they should.
+    #[error("{bytes} bytes of registers spilled")]
+    Spills {
+        /// Of stores and loads of a thread.
+        bytes: u32,
+    },
     /// It writes where it must not.
-    #[error("it writes beside its result")]
+    #[error("it writes beside its result, or leaves counters")]
     Stray,
 }
 
@@ -64,7 +71,7 @@ impl Rejected {
         match self {
             Rejected::Invalid(_) => "invalid",
             Rejected::Unsupported(_) => "unsupported",
-            Rejected::Idle { .. } | Rejected::Chunks(_) => "hopeless",
+            Rejected::Idle { .. } | Rejected::Chunks(_) | Rejected::Spills { .. } => "hopeless",
             Rejected::Wrong { .. } | Rejected::Stray => "wrong",
         }
     }
@@ -81,13 +88,18 @@ pub struct Candidates<'a> {
 }
 
 impl<'a> Candidates<'a> {
-    /// The default back end is the first one that can compile the default kernel.
+    /// The first point, the default, is what a build takes without a record: the parameters of [`params_for`] and the first
+    /// back end that can compile them.
     pub fn new(schedule: &'a dyn Schedule, target: &'a Target, threads: usize) -> Result<Candidates<'a>, TuneError> {
         let mut space = schedule.space();
-        for axis in space.iter_mut().filter(|a| schedule.structural().contains(&a.name)) {
-            axis.values.truncate(1);
+        let params = params_for(schedule, target);
+        for axis in &mut space {
+            let at = axis.values.iter().position(|v| *v == params[axis.name]).unwrap_or(0);
+            axis.values[..=at].rotate_right(1);
+            if schedule.structural().contains(&axis.name) {
+                axis.values.truncate(1);
+            }
         }
-        let params = defaults(&space);
         let kernel = schedule.build(SYMBOL, &params);
         let fail = |source| TuneError::Default { op: schedule.signature(), source };
         let first = backend::default_for(&kernel, target).map_err(fail)?;
@@ -140,11 +152,17 @@ impl<'a> Candidates<'a> {
         self.backend(p).check(&kernel, self.target).map_err(|f| Rejected::Unsupported(faults(f)))?;
         Ok(kernel)
     }
+
+    /// The kernel of a point with all that compiling it needs.
+    pub fn built(&self, p: &Point) -> Result<Built, Rejected> {
+        Ok(Built { kernel: self.kernel(p)?, chunks: self.chunks(p), backend: self.backend(p) })
+    }
 }
 
-/// Whether there is anything to choose for this schedule.
-pub fn is_tunable(schedule: &dyn Schedule) -> bool {
-    backend::all().len() > 1 || schedule.space().iter().any(|a| a.values.len() > 1)
+/// Whether there is anything to choose for this schedule on that target.
+pub fn is_tunable(schedule: &dyn Schedule, target: &Target) -> bool {
+    let is_free = |a: &Axis| a.values.len() > 1 && !schedule.structural().contains(&a.name);
+    backend::for_target(target).count() > 1 || schedule.space().iter().any(is_free)
 }
 
 /// The parameters that a record names, as a point of the schedule's space, or what is wrong with them.
@@ -152,7 +170,7 @@ pub fn params_in(space: &Space, named: &BTreeMap<String, i64>) -> Result<Params,
     if let Some(name) = named.keys().find(|n| !space.iter().any(|a| a.name == n.as_str())) {
         return Err(format!("there is no parameter {name}"));
     }
-    let value = |a: &tilewright_codegen::schedules::Axis| match named.get(a.name) {
+    let value = |a: &Axis| match named.get(a.name) {
         Some(v) if a.values.contains(v) => Ok((a.name, *v)),
         Some(v) => Err(format!("{} cannot be {v}", a.name)),
         None => Err(format!("{} is missing", a.name)),
@@ -164,7 +182,7 @@ pub fn params_in(space: &Space, named: &BTreeMap<String, i64>) -> Result<Params,
 mod tests {
     use super::*;
     use tilewright_codegen::pack::{Layout, Store};
-    use tilewright_codegen::schedules::{Activations, Axis, Matmul};
+    use tilewright_codegen::schedules::{Activations, Matmul};
 
     fn matmul(rows: u64) -> Matmul {
         let cols = 1024;

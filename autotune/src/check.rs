@@ -6,8 +6,8 @@
 
 use crate::TuneError;
 use crate::candidate::{Rejected, SYMBOL};
-use crate::measure::{Code, call};
-use crate::work::{Scenario, Work};
+use crate::machine::Machine;
+use crate::work::Scenario;
 use std::time::{Duration, Instant};
 use tilewright_codegen::schedules::{Data, Operands, Schedule, defaults};
 use tilewright_ir::kernel::interp::{Precision, run_at};
@@ -21,12 +21,17 @@ const CHUNKS: u32 = 3;
 const LIMIT_F32: f64 = 1e-9;
 /// Most error of rounded results: a value between two codes may fall to either side.
 const LIMIT_ROUNDED: f64 = 1e-4;
+/// Most error where what is multiplied is rounded to 11 bits, of another size by another candidate.
+const LIMIT_F16: f64 = 1e-6;
 
 /// Most error that results of this kind may have.
 fn limit(operands: &Operands) -> f64 {
     let rounded = |d: &Data| matches!(d, Data::Q8(_) | Data::Bf16(_) | Data::Cache { .. });
-    let is_rounded = operands.pointers.iter().any(|o| o.written && rounded(&o.data));
-    if is_rounded { LIMIT_ROUNDED } else { LIMIT_F32 }
+    match operands.pointers.iter().any(|o| o.written && rounded(&o.data)) {
+        true => LIMIT_ROUNDED,
+        false if operands.terms == 1 => LIMIT_F16,
+        false => LIMIT_F32,
+    }
 }
 
 /// Normalised mean squared error over all values of `want` that are numbers; infinite where `got` is none there.
@@ -47,40 +52,47 @@ fn worst(got: &[Vec<f32>], want: &[Vec<f32>]) -> f64 {
     got.iter().zip(want).map(|(g, w)| nmse(g, w)).fold(0.0, f64::max)
 }
 
+/// Results of each scenario, each of them.
+type Results = Vec<Vec<Vec<f32>>>;
+
 /// What the results should be, for one operation on one set of inputs.
-pub struct Oracle {
-    work: Work,
-    threads: usize,
+pub struct Oracle<'a, M: Machine> {
+    machine: &'a M,
+    data: M::Data,
     limit: f64,
-    /// Of each scenario, each result, where the interpreter computed it.
-    exact: Vec<Vec<Vec<f32>>>,
-    /// Of each scenario, each result, from the default's machine code.
-    whole: Vec<Vec<Vec<f32>>>,
+    /// Where the interpreter computed it.
+    exact: Results,
+    /// From the default's machine code.
+    whole: Results,
 }
 
-impl Oracle {
+impl<'a, M: Machine> Oracle<'a, M> {
     /// Interprets the default kernel of `schedule` on inputs from `seed`, and checks its machine code.
-    pub fn new(schedule: &dyn Schedule, default: &Code, threads: usize, seed: u64) -> Result<Oracle, TuneError> {
+    pub fn new(machine: &'a M, schedule: &dyn Schedule, default: &M::Code, seed: u64) -> Result<Self, TuneError> {
         let operands = schedule.operands();
         let wrong = |why: String| TuneError::Wrong { op: schedule.signature(), why };
         // Three short of all tokens: tiles that do not come out even are part of the check.
         let tokens = operands.max_tokens.saturating_sub(3).max(operands.max_tokens.min(2));
         let pasts: &[u32] = if operands.reads_cache() { &[0, 131] } else { &[0] };
         let scenarios: Vec<Scenario> = pasts.iter().map(|&past| Scenario { tokens, past }).collect();
-        let mut work = Work::new(&operands, &scenarios, 0, seed)?;
+        let mut data = machine.data(&operands, &scenarios, seed, false)?;
         let params = defaults(&schedule.space());
         let kernel = schedule.build(SYMBOL, &params);
-        let chunks = schedule.chunks(&params);
+        let together = operands.together.max(1);
+        let groups = schedule.chunks(&params) / together;
         let mut exact = vec![];
         for s in 0..scenarios.len() {
+            let work = data.as_mut();
             work.clear();
             let start = Instant::now();
             // Spread over all chunks, the first among them: later ones may have no tokens in this run.
-            for i in 0..CHUNKS.min(chunks) {
-                let chunk = i64::from(i) * i64::from(chunks) / i64::from(CHUNKS.min(chunks));
-                let (mut buffers, pointers, scalars) = work.interpreted(s);
-                run_at(&kernel, Precision::F64, &mut buffers, &pointers, &scalars, chunk)
-                    .map_err(|e| wrong(format!("the interpreter says: {e}")))?;
+            for i in 0..CHUNKS.min(groups) {
+                let group = i64::from(i) * i64::from(groups) / i64::from(CHUNKS.min(groups));
+                for chunk in group * i64::from(together)..(group + 1) * i64::from(together) {
+                    let (mut buffers, pointers, scalars) = work.interpreted(s);
+                    run_at(&kernel, Precision::F64, &mut buffers, &pointers, &scalars, chunk)
+                        .map_err(|e| wrong(format!("the interpreter says: {e}")))?;
+                }
                 if start.elapsed() > PATIENCE {
                     break;
                 }
@@ -91,29 +103,28 @@ impl Oracle {
             }
             exact.push(results);
         }
-        let mut oracle = Oracle { work, threads, limit: limit(&operands), exact, whole: vec![] };
-        oracle.whole = oracle.exact.clone();
-        let results = oracle.compare(default)?.map_err(|e| wrong(e.to_string()))?;
-        oracle.whole = results.1;
+        let whole = exact.clone();
+        let mut oracle = Oracle { machine, data, limit: limit(&operands), exact, whole };
+        oracle.whole = oracle.compare(default)?.map_err(|e| wrong(e.to_string()))?.1;
         Ok(oracle)
     }
 
     /// The error of a candidate, or why it is none.
-    pub fn check(&mut self, code: &Code) -> Result<Result<f64, Rejected>, TuneError> {
+    pub fn check(&mut self, code: &M::Code) -> Result<Result<f64, Rejected>, TuneError> {
         Ok(self.compare(code)?.map(|(error, _)| error))
     }
 
-    #[allow(clippy::type_complexity, reason = "results of all scenarios, handed on once")]
-    fn compare(&mut self, code: &Code) -> Result<Result<(f64, Vec<Vec<Vec<f32>>>), Rejected>, TuneError> {
+    fn compare(&mut self, code: &M::Code) -> Result<Result<(f64, Results), Rejected>, TuneError> {
         let mut all = vec![];
         let mut error = 0f64;
         for s in 0..self.exact.len() {
-            self.work.clear();
-            call(&mut self.work, code, s, self.threads)?;
-            if !self.work.guards_hold() {
+            self.data.as_mut().clear();
+            self.machine.call(&mut self.data, code, s)?;
+            let work = self.data.as_mut();
+            if !work.guards_hold() {
                 return Ok(Err(Rejected::Stray));
             }
-            let got = self.work.results(s);
+            let got = work.results(s);
             let nmse = worst(&got, &self.exact[s]);
             // The default has rounded once already: twice the error is still no other result.
             for (nmse, limit) in [(nmse, self.limit), (worst(&got, &self.whole[s]), 4.0 * self.limit)] {

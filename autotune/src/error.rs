@@ -1,6 +1,7 @@
 //! What can go wrong while tuning.
 
 use tilewright_codegen::backend::CodegenError;
+use tilewright_runtime::cuda::GpuError;
 use tilewright_runtime::error::{ArtifactError, RunError};
 
 /// Why an operation could not be tuned.
@@ -42,6 +43,9 @@ pub enum TuneError {
     /// The machine code cannot be loaded.
     #[error(transparent)]
     Load(#[from] ArtifactError),
+    /// The GPU, or what it needs.
+    #[error(transparent)]
+    Gpu(#[from] GpuError),
     /// The workers cannot run.
     #[error(transparent)]
     Run(#[from] RunError),

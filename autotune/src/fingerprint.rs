@@ -13,6 +13,7 @@
 
 use std::fs::read_to_string;
 use std::path::Path;
+use tilewright_runtime::cuda::DeviceFacts;
 
 /// A machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,6 +103,21 @@ impl Device {
             if self.hypervisor { "yes" } else { "none known" },
         )
     }
+}
+
+/// The id of a GPU, as [`Device::id`] is one of a machine: the machine around it does not matter, its driver does.
+///
+/// ```
+/// use tilewright_autotune::fingerprint::of_gpu;
+/// use tilewright_codegen::emulated::{EmulatedDriver, EmulatedGpu};
+/// use tilewright_runtime::cuda::GpuDriver;
+/// let id = |sm| of_gpu(EmulatedDriver::new(EmulatedGpu { sm, ..EmulatedGpu::default() }).facts());
+/// assert!(id(90) == id(90) && id(90) != id(80) && id(90).len() == 16);
+/// ```
+pub fn of_gpu(facts: &DeviceFacts) -> String {
+    let DeviceFacts { name, sm, multiprocessors, memory_bytes, l2_bytes, driver, .. } = facts;
+    let text = format!("gpu\n{name}\n{sm} {multiprocessors} {memory_bytes} {l2_bytes} {driver}");
+    blake3::hash(text.as_bytes()).to_hex()[..16].to_string()
 }
 
 /// What a folder of `index0`, `index1`, .. says, in their order; nothing where the system has no such folder.

@@ -6,7 +6,7 @@
 //! ```
 //! use tilewright_autotune::{fingerprint::Device, layers::{Layer, Layers}, record::Record};
 //! let (root, device) = (tempfile::tempdir()?, Device::detect());
-//! let mut layers = Layers::open(root.path(), &device, "c0ffee")?;
+//! let mut layers = Layers::open(root.path(), &device.id(), "c0ffee")?;
 //! assert!(layers.find("matmul", "x86-64-v3", 2).is_none());
 //! layers.user.append(&Record { device: device.id(), ..Record::example() })?;
 //! let found = layers.find("matmul", "x86-64-v3", 2).unwrap();
@@ -14,7 +14,6 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-use crate::fingerprint::Device;
 use crate::line::{Fault, Lazy};
 use crate::record::{Key, Record};
 use crate::store::{self, Store, StoreError, Warnings};
@@ -31,6 +30,8 @@ pub enum Layer {
     User,
     /// Came with the program, or was imported as a hint.
     Shipped,
+    /// Of whatever device, where nobody says which one it is for: [`Layers::of_any_device`].
+    Foreign,
 }
 
 impl Layer {
@@ -39,6 +40,7 @@ impl Layer {
         match self {
             Layer::User => "user",
             Layer::Shipped => "shipped",
+            Layer::Foreign => "foreign",
         }
     }
 }
@@ -61,6 +63,8 @@ pub struct Layers {
     pub user: Store,
     /// One record a key: of this device if there is one.
     shipped: BTreeMap<Key, Lazy>,
+    /// What those are.
+    lower: Layer,
     warnings: Vec<Warnings>,
 }
 
@@ -88,14 +92,27 @@ pub fn shipped(root: &Path) -> Result<Vec<(PathBuf, Vec<u8>)>, StoreError> {
 
 impl Layers {
     /// The layers of a machine: its records and hints under `root`, and what comes with the program.
-    pub fn open(root: &Path, device: &Device, compiler: &str) -> Result<Layers, StoreError> {
+    pub fn open(root: &Path, device: &str, compiler: &str) -> Result<Layers, StoreError> {
         let files = shipped(root)?;
         Ok(Layers::new(Store::open(root, device, compiler)?, files))
     }
 
+    /// The layers of a build for a kind of device that need not be there: of every key the latest record of any device.
+    /// They are to be read only.
+    pub fn of_any_device(root: &Path, compiler: &str) -> Result<Layers, StoreError> {
+        let mut files = shipped(root)?;
+        for path in store::files(&store::folder(root))? {
+            let bytes = store::read(&path)?;
+            files.push((path, bytes));
+        }
+        // No device has that name, so the file is not there and nothing can be appended.
+        let user = Store::open(root, "none", compiler)?;
+        Ok(Layers { lower: Layer::Foreign, ..Layers::new(user, files) })
+    }
+
     /// The layers above files of shipped records, given with their content.
     fn new(user: Store, files: Vec<(PathBuf, Vec<u8>)>) -> Layers {
-        let mut layers = Layers { user, shipped: BTreeMap::new(), warnings: vec![] };
+        let mut layers = Layers { user, shipped: BTreeMap::new(), lower: Layer::Shipped, warnings: vec![] };
         for (path, bytes) in files {
             let mut warnings = Warnings::of(&path);
             for (_, line) in store::lines(&bytes) {
@@ -127,14 +144,14 @@ impl Layers {
 
     /// The record of a key.
     pub fn get(&self, key: &Key) -> Option<Found<'_>> {
-        let shipped = || self.shipped.get(key).map(|r| self.found(r.record(), Layer::Shipped));
+        let shipped = || self.shipped.get(key).map(|r| self.found(r.record(), self.lower));
         self.user.get(key).map(|r| self.found(r, Layer::User)).or_else(shipped)
     }
 
     /// What [`Layers::find`] finds, of every key, in their order.
     pub fn records(&self) -> Vec<Found<'_>> {
         let mut all: BTreeMap<Key, Found<'_>> =
-            self.shipped.iter().map(|(k, r)| (k.clone(), self.found(r.record(), Layer::Shipped))).collect();
+            self.shipped.iter().map(|(k, r)| (k.clone(), self.found(r.record(), self.lower))).collect();
         all.extend(self.user.records().map(|r| (r.key(), self.found(r, Layer::User))));
         all.into_values().collect()
     }
@@ -152,6 +169,7 @@ impl Layers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fingerprint::Device;
 
     #[test]
     fn every_shipped_file_is_listed_and_good() {
@@ -174,7 +192,7 @@ mod tests {
             let text = |rs: &[&Record]| rs.iter().map(|r| crate::line::write(r) + "\n").collect::<String>();
             let files =
                 files.iter().enumerate().map(|(i, rs)| (PathBuf::from(i.to_string()), text(rs).into())).collect();
-            Layers::new(Store::open(root.path(), &device, &base.compiler).expect("a store"), files)
+            Layers::new(Store::open(root.path(), &device.id(), &base.compiler).expect("a store"), files)
         };
         let (old, new) = (other(5.0, "2026-01-01T00:00:00Z"), other(6.0, "2026-02-01T00:00:00Z"));
         let found = |layers: &Layers| layers.get(&base.key()).map(|f| (f.record.ns, f.layer, f.measured_here));
@@ -190,5 +208,12 @@ mod tests {
         assert_eq!(found(&layers), Some((30.0, Layer::User, true)));
         assert_eq!(layers.records().len(), 1);
         assert!(layers.find(&base.op, &base.target, 3).is_none() && layers.find(&base.op, "vax", 2).is_none());
+
+        // Without a device, the latest of any, and nothing that belongs to this one comes first.
+        store::append(&store::file(root.path(), "feed"), &new).expect("a record");
+        let any = Layers::of_any_device(root.path(), &base.compiler).expect("layers");
+        let latest = if new.date > base.date { 6.0 } else { 30.0 };
+        assert_eq!(found(&any), Some((latest, Layer::Foreign, false)));
+        assert_eq!(any.warnings().count(), 0);
     }
 }

@@ -7,12 +7,15 @@
 pub mod bandwidth;
 pub mod candidate;
 pub mod check;
+#[allow(unsafe_code, reason = "machine code is called there")]
+pub mod cpu;
 mod error;
 pub mod exchange;
 pub mod fingerprint;
+pub mod gpu;
 pub mod layers;
 pub mod line;
-#[allow(unsafe_code, reason = "machine code is called there")]
+pub mod machine;
 pub mod measure;
 pub mod record;
 pub mod roofline;

@@ -5,7 +5,7 @@
 
 use crate::TuneError;
 use crate::bandwidth;
-use crate::measure::{Code, interleaved};
+use crate::cpu::{Code, interleaved};
 use crate::work::{Scenario, Work};
 use std::time::{Duration, Instant};
 use tilewright_codegen::backend;
@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_millis(200);
 /// Rounds of a chain in one chunk.
 const ROUNDS: i64 = 4096;
 
-/// What a machine can do with a number of threads.
+/// What a machine can do, a CPU with a number of threads.
 #[derive(Clone, Copy, Debug)]
 pub struct Roofline {
     /// Bytes a second.
@@ -27,6 +27,8 @@ pub struct Roofline {
     pub int8: f64,
     /// Multiply-adds of bf16 a second; 0 where no back end has any.
     pub bf16: f64,
+    /// Multiply-adds of f16 a second by tensor cores; 0 on a CPU.
+    pub f16: f64,
     /// Multiply-adds of f32 a second.
     pub float: f64,
 }
@@ -44,13 +46,15 @@ impl Roofline {
     pub fn measure(target: &Target, threads: usize, bytes: u64) -> Result<Roofline, TuneError> {
         let bandwidth = bandwidth::measure(threads, bytes as usize).best;
         let peak = |kind| peak(target, threads, kind);
-        Ok(Roofline { bandwidth, int8: peak(Kind::Int8)?, bf16: peak(Kind::Bf16)?, float: peak(Kind::Float)? })
+        let (int8, bf16, float) = (peak(Kind::Int8)?, peak(Kind::Bf16)?, peak(Kind::Float)?);
+        Ok(Roofline { bandwidth, int8, bf16, f16: 0.0, float })
     }
 
     /// Nanoseconds that a call takes at least, on average over `scenarios`.
     pub fn floor_ns(&self, operands: &Operands, scenarios: &[Scenario]) -> f64 {
         let reads = |is: fn(&Data) -> bool| operands.pointers.iter().any(|p| !p.written && is(&p.data));
         let peak = match () {
+            _ if operands.terms > 0 => self.f16 / operands.terms as f64,
             _ if operands.is_int8() => self.int8,
             _ if reads(|d| matches!(d, Data::Bf16(_))) => self.bf16,
             _ => self.float,
@@ -87,7 +91,7 @@ fn peak(target: &Target, threads: usize, kind: Kind) -> Result<f64, TuneError> {
     }
     let out = Data::Rows { width: 16 * CHAINS as u64, stride: 64 };
     let pointers = vec![Operand { data: out, written: true }];
-    let operands = Operands { max_tokens: 1, pointers, scalars: vec![], macs: 0, macs_per_position: 0, window: 0 };
+    let operands = Operands::plain(1, pointers, vec![]);
     let mut work = Work::new(&operands, &[Scenario { tokens: 1, past: 0 }], 0, 1)?;
     let timings =
         interleaved(&mut work, &codes.iter().map(|c| &c.1).collect::<Vec<_>>(), threads, 5, Instant::now() + PATIENCE)?;
@@ -153,7 +157,7 @@ mod tests {
 
     #[test]
     fn the_floor_is_the_higher_one() {
-        let roof = Roofline { bandwidth: 1e9, int8: 1e9, bf16: 1e9, float: 1e8 };
+        let roof = Roofline { bandwidth: 1e9, int8: 1e9, bf16: 1e9, f16: 0.0, float: 1e8 };
         let x = Data::Rows { width: 16, stride: 64 };
         let w = Data::Weights {
             layout: tilewright_codegen::pack::Layout::Float(tilewright_codegen::pack::Store::F32),
@@ -161,7 +165,7 @@ mod tests {
             cols: 16,
         };
         let pointers = [x.clone(), w, x].map(|data| Operand { data, written: false }).to_vec();
-        let o = Operands { max_tokens: 64, pointers, scalars: vec![], macs: 256, macs_per_position: 0, window: 0 };
+        let o = Operands { macs: 256, ..Operands::plain(64, pointers, vec![]) };
         let at = |tokens| roof.floor_ns(&o, &[Scenario { tokens, past: 0 }]);
         assert_eq!(at(1), 256.0 / 1e8 * 1e9);
         assert_eq!(at(64), 64.0 * 256.0 / 1e8 * 1e9);

@@ -7,15 +7,14 @@
 //! ```
 //! use tilewright_autotune::{fingerprint::Device, record::Record, store::Store};
 //! let (root, device) = (tempfile::tempdir()?, Device::detect());
-//! let mut store = Store::open(root.path(), &device, "c0ffee")?;
+//! let mut store = Store::open(root.path(), &device.id(), "c0ffee")?;
 //! let record = Record { device: device.id(), compiler: "c0ffee".into(), ..Record::example() };
 //! store.append(&record)?;
-//! assert_eq!(Store::open(root.path(), &device, "c0ffee")?.get(&record.key()), Some(&record));
-//! assert_eq!(Store::open(root.path(), &device, "another")?.warnings().compiler, 1);
+//! assert_eq!(Store::open(root.path(), &device.id(), "c0ffee")?.get(&record.key()), Some(&record));
+//! assert_eq!(Store::open(root.path(), &device.id(), "another")?.warnings().compiler, 1);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-use crate::fingerprint::Device;
 use crate::line::{self, Fault, Lazy};
 use crate::record::{Key, Record, SCHEMA};
 use std::collections::BTreeMap;
@@ -219,13 +218,13 @@ pub struct Store {
 }
 
 impl Store {
-    /// Reads the records of `device` under `root`, those of `compiler`. Nothing is written before the first
+    /// Reads the records of `device`, [`Device::id`](crate::fingerprint::Device::id) or [`of_gpu`](crate::fingerprint::of_gpu), under `root`, those of `compiler`. Nothing is written before the first
     /// [`Store::append`].
-    pub fn open(root: &Path, device: &Device, compiler: &str) -> Result<Store, StoreError> {
-        let device = device.id();
-        let path = file(root, &device);
+    pub fn open(root: &Path, device: &str, compiler: &str) -> Result<Store, StoreError> {
+        let path = file(root, device);
         let warnings = Warnings::of(&path);
-        let mut store = Store { path, device, compiler: compiler.into(), records: BTreeMap::new(), warnings };
+        let mut store =
+            Store { path, device: device.into(), compiler: compiler.into(), records: BTreeMap::new(), warnings };
         store.reload()?;
         Ok(store)
     }
@@ -279,7 +278,7 @@ impl Store {
         &self.path
     }
 
-    /// [`Device::id`] of the machine.
+    /// Fingerprint of the machine.
     pub fn device(&self) -> &str {
         &self.device
     }

@@ -1,4 +1,4 @@
-//! The tuner: one operation, one machine, one number of threads; what comes out is a [`Record`].
+//! The tuner: one operation, one [`Machine`], one number of threads; what comes out is a [`Record`].
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -14,12 +14,13 @@
 use crate::TuneError;
 use crate::candidate::{Candidates, Rejected};
 use crate::check::Oracle;
-use crate::fingerprint::Device;
-use crate::measure::{Code, Timing, interleaved};
+use crate::cpu::Cpu;
+use crate::machine::{Built, Machine};
+use crate::measure::Timing;
 use crate::record::{MAX_HISTORY, Record, SCHEMA, Trial, now};
 use crate::roofline::Roofline;
 use crate::search::{Cost, Descent, Exhaustive, Halving, Point, Search, grid_len};
-use crate::work::{Scenario, Work};
+use crate::work::Scenario;
 use rayon::prelude::*;
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
@@ -34,11 +35,6 @@ const MARGIN: f64 = 0.02;
 const SURE: f64 = 3.0;
 /// Within this factor of the floor there is nothing left to find.
 const AT_FLOOR: f64 = 1.03;
-/// Most bytes of weights that timing rotates through.
-const MOST_ROTATED: u64 = 512 << 20;
-/// Fewest.
-const LEAST_ROTATED: u64 = 64 << 20;
-
 /// Names the kernels that this compiler makes, for records: those of another one do not hold.
 pub fn compiler() -> String {
     let text = format!("tilewright {} spaces {SPACES}", env!("CARGO_PKG_VERSION"));
@@ -90,33 +86,34 @@ pub struct Outcome {
     pub refused: BTreeMap<&'static str, u32>,
 }
 
-/// Times kernels on this machine.
-pub struct Tuner {
-    target: Target,
-    threads: u32,
+/// Times kernels on a machine.
+pub struct Tuner<M = Cpu> {
+    machine: M,
     level: Level,
     seed: u64,
-    device: String,
-    rotate: u64,
-    roofline: Roofline,
 }
 
 impl Tuner {
-    /// Measures what the machine can do at best, then is ready.
+    /// Measures what this machine's CPU can do at best, then is ready.
     pub fn new(target: &Target, threads: u32, level: Level, seed: u64) -> Result<Tuner, TuneError> {
-        let missing = target.features_missing_on_host().join(", ");
-        if !missing.is_empty() {
-            return Err(TuneError::Machine { target: target.name.clone(), missing });
-        }
-        let (device, threads) = (Device::detect(), threads.max(1));
-        let rotate = (2 * last_cache(&device.caches)).clamp(LEAST_ROTATED, MOST_ROTATED);
-        let roofline = Roofline::measure(target, threads as usize, rotate)?;
-        Ok(Tuner { target: target.clone(), threads, level, seed, device: device.id(), rotate, roofline })
+        Ok(Tuner::on(Cpu::new(target, threads)?, level, seed))
+    }
+}
+
+impl<M: Machine> Tuner<M> {
+    /// Times on `machine`.
+    pub fn on(machine: M, level: Level, seed: u64) -> Tuner<M> {
+        Tuner { machine, level, seed }
     }
 
     /// What the machine can do.
     pub fn roofline(&self) -> &Roofline {
-        &self.roofline
+        self.machine.roofline()
+    }
+
+    /// What the user should know of how kernels were run so far.
+    pub fn note(&self) -> Option<String> {
+        self.machine.note()
     }
 
     /// Finds the best parameters of `schedule` in about `budget`, from the default and from `hint`'s parameters.
@@ -140,22 +137,6 @@ impl Tuner {
     }
 }
 
-/// The last-level cache, from descriptions like `L3 32768K`.
-fn last_cache(caches: &[String]) -> u64 {
-    let bytes = |c: &String| {
-        let size = c.split(' ').nth(1)?;
-        let (digits, unit) = size.split_at(size.find(|c: char| !c.is_ascii_digit()).unwrap_or(size.len()));
-        let unit = match unit {
-            "K" => 1 << 10,
-            "M" => 1 << 20,
-            "G" => 1 << 30,
-            _ => 1u64,
-        };
-        digits.parse::<u64>().ok()?.checked_mul(unit)
-    };
-    caches.iter().filter_map(bytes).max().unwrap_or(0)
-}
-
 /// The runs that stand for the use of an operation.
 pub fn scenarios(operands: &Operands) -> Vec<Scenario> {
     let tokens = operands.max_tokens;
@@ -168,19 +149,19 @@ pub fn scenarios(operands: &Operands) -> Vec<Scenario> {
 }
 
 /// A candidate that may be timed, and its error.
-struct Entry {
-    code: Code,
+struct Entry<C> {
+    code: C,
     error: f64,
 }
 
 /// Costs of candidates: compiled, checked and timed as the search asks for them.
-struct Bench<'a> {
-    tuner: &'a Tuner,
+struct Bench<'a, M: Machine> {
+    tuner: &'a Tuner<M>,
     candidates: Candidates<'a>,
     default: Point,
-    oracle: Oracle,
-    work: Work,
-    entries: HashMap<Point, Result<Entry, Rejected>>,
+    oracle: Oracle<'a, M>,
+    data: M::Data,
+    entries: HashMap<Point, Result<Entry<M::Code>, Rejected>>,
     deadline: Instant,
     floor: f64,
     fastest: f64,
@@ -190,25 +171,27 @@ struct Bench<'a> {
     progress: &'a mut dyn FnMut(&Trial),
 }
 
-impl<'a> Bench<'a> {
+impl<'a, M: Machine> Bench<'a, M> {
     fn new(
-        tuner: &'a Tuner,
+        tuner: &'a Tuner<M>,
         schedule: &'a dyn Schedule,
         deadline: Instant,
         progress: &'a mut dyn FnMut(&Trial),
-    ) -> Result<Bench<'a>, TuneError> {
-        let threads = tuner.threads as usize;
-        let candidates = Candidates::new(schedule, &tuner.target, threads)?;
+    ) -> Result<Bench<'a, M>, TuneError> {
+        let machine = &tuner.machine;
+        let candidates = Candidates::new(schedule, machine.target(), machine.threads() as usize)?;
         let default = vec![0; candidates.sizes().len()];
         let wrong = |why: String| TuneError::Wrong { op: schedule.signature(), why };
-        let code = compile(&candidates, &default, &tuner.target).map_err(|r| wrong(r.to_string()))?;
+        let built = candidates.built(&default).map_err(|r| wrong(r.to_string()))?;
+        let code = machine.compile(vec![built], false)?.pop();
+        let code = code.ok_or_else(|| wrong("no code".into()))?.map_err(|r| wrong(r.to_string()))?;
         // Inputs of the check and of timing differ.
-        let mut oracle = Oracle::new(schedule, &code, threads, tuner.seed.wrapping_add(1))?;
+        let mut oracle = Oracle::new(machine, schedule, &code, tuner.seed.wrapping_add(1))?;
         let error = oracle.check(&code)?.map_err(|r| wrong(r.to_string()))?;
         let operands = schedule.operands();
         let scenarios = scenarios(&operands);
-        let work = Work::new(&operands, &scenarios, tuner.rotate, tuner.seed)?;
-        let floor = tuner.roofline.floor_ns(&operands, &scenarios);
+        let data = machine.data(&operands, &scenarios, tuner.seed, true)?;
+        let floor = tuner.roofline().floor_ns(&operands, &scenarios);
         let entries = HashMap::from([(default.clone(), Ok(Entry { code, error }))]);
         let (fastest, history, round, failure) = (f64::INFINITY, vec![], 0, None);
         Ok(Bench {
@@ -216,7 +199,7 @@ impl<'a> Bench<'a> {
             candidates,
             default,
             oracle,
-            work,
+            data,
             entries,
             deadline,
             floor,
@@ -233,9 +216,19 @@ impl<'a> Bench<'a> {
         let mut new: Vec<&Point> = points.iter().filter(|p| !self.entries.contains_key(*p)).collect();
         new.sort();
         new.dedup();
-        let (candidates, target) = (&self.candidates, &self.tuner.target);
-        let compiled: Vec<_> = new.par_iter().map(|p| compile(candidates, p, target)).collect();
-        for (p, code) in new.into_iter().zip(compiled) {
+        let candidates = &self.candidates;
+        let all: Vec<Result<Built, Rejected>> = new.par_iter().map(|p| candidates.built(p)).collect();
+        let (mut legal, mut all_built) = (vec![], vec![]);
+        for (p, built) in new.into_iter().zip(all) {
+            match built {
+                Ok(b) => {
+                    legal.push(p);
+                    all_built.push(b);
+                }
+                Err(rejected) => drop(self.entries.insert(p.clone(), Err(rejected))),
+            }
+        }
+        for (p, code) in legal.into_iter().zip(self.tuner.machine.compile(all_built, true)?) {
             let entry = match code {
                 Ok(code) => self.oracle.check(&code)?.map(|error| Entry { code, error }),
                 Err(rejected) => Err(rejected),
@@ -249,8 +242,8 @@ impl<'a> Bench<'a> {
     fn measure(&mut self, points: &[Point], samples: usize, until: Instant) -> Result<Vec<Timing>, TuneError> {
         let all = [std::slice::from_ref(&self.default), points].concat();
         let code = |p: &Point| self.entries[p].as_ref().ok().map(|e| &e.code);
-        let codes: Vec<&Code> = all.iter().filter_map(code).collect();
-        let timings = interleaved(&mut self.work, &codes, self.tuner.threads as usize, samples, until)?;
+        let codes: Vec<&M::Code> = all.iter().filter_map(code).collect();
+        let timings = self.tuner.machine.time(&mut self.data, &codes, samples, until)?;
         for (p, t) in all.iter().zip(&timings) {
             let trial = Trial {
                 params: named(&self.candidates, p),
@@ -311,9 +304,9 @@ impl<'a> Bench<'a> {
         let record = Record {
             schema: SCHEMA,
             op: operation(schedule),
-            target: self.tuner.target.name.clone(),
+            target: self.tuner.machine.target().name.clone(),
             backend: self.candidates.backend(&point).name().to_string(),
-            threads: self.tuner.threads,
+            threads: self.tuner.machine.threads(),
             params: named(&self.candidates, &point),
             ns: winner.ns(),
             mad_ns: winner.mad(),
@@ -325,7 +318,7 @@ impl<'a> Bench<'a> {
             error: self.entries[&point].as_ref().map_or(0.0, |e| e.error),
             search: search.to_string(),
             history: self.history,
-            device: self.tuner.device.clone(),
+            device: self.tuner.machine.device().to_string(),
             compiler: compiler(),
             date: now(),
         };
@@ -333,7 +326,7 @@ impl<'a> Bench<'a> {
     }
 }
 
-impl Cost for Bench<'_> {
+impl<M: Machine> Cost for Bench<'_, M> {
     fn time(&mut self, points: &[Point], samples: usize) -> Vec<Option<f64>> {
         self.costs(points, samples).unwrap_or_else(|e| {
             self.failure = Some(e);
@@ -356,12 +349,6 @@ fn is_faster(rival: &Timing, default: &Timing) -> bool {
     // The lower quartiles too: a median moves when other programs hold the cores more than half of the time.
     let quiet = rival.low() < (1.0 - MARGIN) * default.low();
     1.0 - ratio > MARGIN.max(SURE * error) && quiet && rival.ns() < default.ns()
-}
-
-fn compile(candidates: &Candidates<'_>, p: &Point, target: &Target) -> Result<Code, Rejected> {
-    let kernel = candidates.kernel(p)?;
-    Code::new(&kernel, candidates.chunks(p), candidates.backend(p), target)
-        .map_err(|e| Rejected::Unsupported(e.to_string()))
 }
 
 fn named(candidates: &Candidates<'_>, p: &Point) -> BTreeMap<String, i64> {
@@ -390,14 +377,6 @@ mod tests {
         let disturbed = timing((0..15).map(|i| if i % 3 == 0 { 95.0 } else { 170.0 }));
         let calm = timing((0..15).map(|i| if i % 3 == 0 { 97.0 } else { 96.0 }));
         assert!(!is_faster(&calm, &disturbed), "the default was disturbed");
-    }
-
-    #[test]
-    fn sizes_of_caches() {
-        let caches = ["L1d 32K", "L2 1024K", "L3 32M"].map(String::from);
-        assert_eq!(last_cache(&caches), 32 << 20);
-        assert_eq!(last_cache(&["L3 32768K".into(), "L9".into(), "L4 many".into()]), 32 << 20);
-        assert_eq!(last_cache(&[]), 0);
     }
 
     #[test]

@@ -20,7 +20,7 @@ use tilewright_ir::kernel::interp::Pointer;
 use tilewright_runtime::plan::ScalarArg;
 
 /// Bytes before and behind what a buffer holds. Kernels may read a vector past the end; nothing may be written there.
-const GUARD: usize = 4096;
+pub(crate) const GUARD: usize = 4096;
 /// What guards hold.
 const GUARD_BYTE: u8 = 0xa5;
 /// What results hold before a run: no number in any float type, so what was not written shows.
@@ -29,6 +29,26 @@ const UNWRITTEN: u8 = 0xff;
 pub const CAPACITY: u64 = 2048;
 /// Most copies of what is cold.
 const MAX_COPIES: usize = 1024;
+
+/// Whether there are copies of it: what comes from memory.
+pub(crate) fn is_cold(o: &Operand) -> bool {
+    o.data.is_cold() && !o.written
+}
+
+/// Copies of what is cold that are `rotate` bytes in all, at least one.
+pub(crate) fn copies(operands: &Operands, rotate: u64) -> usize {
+    let cold = operands.pointers.iter().filter(|o| is_cold(o));
+    match cold.map(|o| o.data.bytes(operands.max_tokens.into(), CAPACITY)).sum::<u64>() {
+        0 => 1,
+        cold => rotate.div_ceil(cold).clamp(1, MAX_COPIES as u64) as usize,
+    }
+}
+
+impl AsMut<Work> for Work {
+    fn as_mut(&mut self) -> &mut Work {
+        self
+    }
+}
 
 /// The scalars of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,10 +100,7 @@ impl Work {
     pub fn new(operands: &Operands, scenarios: &[Scenario], rotate: u64, seed: u64) -> Result<Work, TuneError> {
         let tokens = u64::from(operands.max_tokens);
         let bytes = |o: &Operand| o.data.bytes(tokens, CAPACITY);
-        let is_cold = |o: &Operand| o.data.is_cold() && !o.written;
-        let cold: u64 = operands.pointers.iter().filter(|o| is_cold(o)).map(bytes).sum();
-        let copies = rotate.div_ceil(cold.max(1)).clamp(1, MAX_COPIES as u64) as usize;
-        let copies = if cold == 0 { 1 } else { copies };
+        let copies = copies(operands, rotate);
         let mut random = Random(seed);
         let mut buffers = vec![];
         for operand in &operands.pointers {
@@ -166,25 +183,39 @@ impl Work {
     pub fn clear(&mut self) {
         for (operand, buffers) in self.operands.pointers.iter().zip(&mut self.buffers) {
             if operand.written {
-                buffers[0].data_mut().fill(UNWRITTEN);
+                let zero = matches!(operand.data, Data::Counters(_));
+                buffers[0].data_mut().fill(if zero { 0 } else { UNWRITTEN });
             }
         }
     }
 
-    /// Whether nothing was written beside the results.
+    /// Whether nothing was written beside the results, and counters are left at zero.
     pub fn guards_hold(&self) -> bool {
-        let holds = |b: &Buffer| {
+        let holds = |o: &Operand, b: &Buffer| {
             let (head, tail) = (&b.map[..GUARD], &b.map[GUARD + b.bytes..GUARD + b.bytes + GUARD]);
-            head.iter().chain(tail).all(|&v| v == GUARD_BYTE)
+            let zero = !matches!(o.data, Data::Counters(_)) || b.data().iter().all(|&v| v == 0);
+            zero && head.iter().chain(tail).all(|&v| v == GUARD_BYTE)
         };
-        self.operands.pointers.iter().zip(&self.buffers).all(|(o, b)| !o.written || holds(&b[0]))
+        self.operands.pointers.iter().zip(&self.buffers).all(|(o, b)| !o.written || holds(o, &b[0]))
+    }
+
+    /// Each argument, and its first buffer with the [`GUARD`] bytes before and behind.
+    pub(crate) fn images(&mut self) -> impl Iterator<Item = (&Operand, &mut [u8])> {
+        self.operands.pointers.iter().zip(&mut self.buffers).map(|(o, b)| (o, &mut b[0].map[..]))
+    }
+
+    /// The scalars of scenario `index`.
+    pub(crate) fn values(&self, index: usize) -> &[i64] {
+        &self.scalars[index]
     }
 
     /// The values of each result after a run of scenario `index`, not-a-number where none was written.
     pub fn results(&self, index: usize) -> Vec<Vec<f32>> {
         let tokens = self.scenarios[index].tokens as usize;
-        let written = self.operands.pointers.iter().zip(&self.buffers).filter(|(o, _)| o.written);
-        written.map(|(o, b)| values(&o.data, b[0].data(), tokens)).collect()
+        let all = self.operands.pointers.iter().zip(&self.buffers);
+        all.filter(|(o, _)| o.written && o.data.is_result())
+            .map(|(o, b)| values(&o.data, b[0].data(), tokens))
+            .collect()
     }
 }
 
@@ -213,6 +244,7 @@ fn values(data: &Data, bytes: &[u8], tokens: usize) -> Vec<f32> {
         }
         Data::Cache { .. } => bytes.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
         Data::Vector(_) | Data::Angles { .. } | Data::Weights { .. } => bytes.chunks_exact(4).map(float).collect(),
+        Data::Scratch(_) | Data::Counters(_) => vec![],
     }
 }
 
@@ -223,6 +255,7 @@ pub fn made_up(data: &Data, out: &mut [u8], seed: u64) {
 
 fn fill(data: &Data, out: &mut [u8], random: &mut Random) {
     match data {
+        Data::Scratch(_) | Data::Counters(_) => out.fill(0),
         Data::Weights { layout, cols, .. } => weights(layout, *cols, out, random),
         Data::Vector(_) => floats(out, || 0.5 + random.unit()),
         Data::Rows { .. } => floats(out, || random.signed()),
@@ -420,7 +453,7 @@ mod tests {
         let weights = Data::Weights { layout: Layout::Float(Store::F32), rows: 16, cols: 16 };
         let data = [weights, Data::Rows { width: 16, stride: 64 }];
         let pointers = data.map(|data| Operand { written: matches!(data, Data::Rows { .. }), data }).to_vec();
-        let operands = Operands { max_tokens: 1, pointers, scalars: vec![], macs: 0, macs_per_position: 0, window: 0 };
+        let operands = Operands::plain(1, pointers, vec![]);
         let mut work = Work::new(&operands, &[Scenario { tokens: 1, past: 0 }], 10_000, 1).expect("memory");
         assert_eq!(work.copies(), 10);
         assert_ne!(work.args[0][0], work.args[1][0]);

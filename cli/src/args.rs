@@ -105,7 +105,7 @@ impl CompileArgs {
             return Err(usage("--frozen asks for records and --tune off for none"));
         }
         let mut options = match &self.target {
-            Some(name) => BuildOptions::for_target(tilewright_driver::target::find(name)?),
+            Some(name) => BuildOptions::named(name)?,
             None => BuildOptions::for_host()?,
         };
         options.frozen = self.frozen;

@@ -9,9 +9,11 @@ use std::io::Write;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use tilewright_autotune::stats;
+use tilewright_codegen::target::Target;
+use tilewright_driver::reach::{Reading, reach, reading};
 use tilewright_runtime::artifact::Artifact;
 use tilewright_runtime::sampler::Rng;
-use tilewright_runtime::session::{Logits, Session, SessionOptions};
+use tilewright_runtime::session::{CallTime, Logits, Session, SessionOptions};
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Format {
@@ -43,7 +45,8 @@ pub struct Args {
     /// Form of the answer
     #[arg(short, long, value_enum, default_value = "md")]
     output: Format,
-    /// Also print, on stderr, the time of each kind of call; costs a little speed
+    /// Also each kernel's time and share of the bandwidth, and on stderr the time of each kind of call; costs a little speed, on
+    /// a GPU, where every call then runs alone, a lot
     #[arg(long)]
     profile: bool,
     #[command(flatten)]
@@ -65,12 +68,14 @@ struct Test {
 struct Samples {
     whole: Vec<u64>,
     tokens: Vec<u64>,
+    calls: Vec<CallTime>,
 }
 
 fn measure(artifact: &Arc<Artifact>, test: &Test, args: &Args) -> anyhow::Result<(usize, Samples)> {
     let total = test.prompt + test.gen_ + test.depth;
     let options = SessionOptions { ctx: Some(total), threads: Some(test.threads), profile: args.profile };
     let mut session = Session::new(artifact.clone(), options)?;
+    open::say(&session);
     let vocab = u64::from(artifact.plan().model.vocab);
     let mut rng = Rng::new(0);
     let mut random = |n: u32| -> Vec<u32> { (0..n).map(|_| (rng.next_u64() % vocab) as u32).collect() };
@@ -101,20 +106,32 @@ fn measure(artifact: &Arc<Artifact>, test: &Test, args: &Args) -> anyhow::Result
         samples.whole.push(start.elapsed().as_nanos() as u64);
     }
     if args.profile {
-        profile::print(&session.profile());
+        samples.calls = session.profile();
+        profile::print(&samples.calls);
     }
     Ok((session.threads(), samples))
 }
 
-fn row(artifact: &Artifact, file: &str, test: &Test, threads: usize, samples: &Samples) -> Map<String, Value> {
+fn row(
+    artifact: &Artifact,
+    file: &str,
+    test: &Test,
+    threads: usize,
+    samples: &Samples,
+    reading: &Reading,
+) -> Map<String, Value> {
     let model = &artifact.plan().model;
     let tokens = f64::from(test.prompt + test.gen_);
     let ns: Vec<f64> = samples.whole.iter().map(|&n| n as f64).collect();
     let ts: Vec<f64> = ns.iter().map(|n| 1e9 * tokens / n).collect();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let value = json!({
+    // Only the weights: what a context adds depends on its length.
+    let share = model.bytes_per_token as f64 * stats::mean(&ts) / reading.rate.best;
+    let share = if test.gen_ > 0 { Some(share) } else { None };
+    let gpu = reading.gpu.as_ref();
+    let mut value = json!({
         "build_commit": concat!("tilewright ", env!("CARGO_PKG_VERSION")), "build_number": 0,
-        "cpu_info": system::cpu_name(), "gpu_info": "", "backends": "CPU",
+        "cpu_info": system::cpu_name(), "gpu_info": gpu.map_or("", |g| &g.name), "backends": if gpu.is_some() { "CUDA" } else { "CPU" },
         "target": artifact.manifest().info.target.name,
         "model_filename": file, "model_type": format!("{} {}", model.arch, model.name),
         "model_size": model.file_bytes, "model_n_params": model.parameters, "n_threads": threads,
@@ -122,7 +139,17 @@ fn row(artifact: &Artifact, file: &str, test: &Test, threads: usize, samples: &S
         "test_time": now, "avg_ns": stats::mean(&ns) as u64, "stddev_ns": stats::stddev(&ns) as u64,
         "avg_ts": stats::mean(&ts), "stddev_ts": stats::stddev(&ts), "samples_ns": samples.whole, "samples_ts": ts,
         "samples_token_ns": samples.tokens,
+        "bandwidth": reading.rate.best, "bytes_per_token": model.bytes_per_token, "bandwidth_share": share,
     });
+    if !samples.calls.is_empty() {
+        let reached = reach(artifact, &samples.calls, reading.rate.best);
+        profile::print_reach(&reached);
+        let kernels = reached.into_iter().map(|r| {
+            json!({ "max_tokens": r.max_tokens, "kernel": r.kernel, "calls": r.calls, "ns": r.ns, "bytes": r.bytes,
+                    "bandwidth_share": r.share })
+        });
+        value["kernels"] = kernels.collect();
+    }
     match value {
         Value::Object(map) => map,
         _ => Map::new(),
@@ -136,7 +163,7 @@ fn print(rows: &[Map<String, Value>], format: Format) -> anyhow::Result<()> {
         Format::Json => writeln!(out, "{}", serde_json::to_string_pretty(rows)?)?,
         Format::Jsonl => rows.iter().try_for_each(|r| writeln!(out, "{}", Value::Object(r.clone())))?,
         Format::Csv => {
-            let keep = |k: &&String| !k.starts_with("samples");
+            let keep = |k: &&String| !k.starts_with("samples") && *k != "kernels";
             if let Some(first) = rows.first() {
                 writeln!(out, "{}", first.keys().filter(keep).cloned().collect::<Vec<_>>().join(","))?;
             }
@@ -147,16 +174,17 @@ fn print(rows: &[Map<String, Value>], format: Format) -> anyhow::Result<()> {
             }
         }
         Format::Md => {
-            writeln!(out, "| model | size | params | backend | threads | test | t/s |")?;
-            writeln!(out, "| --- | ---: | ---: | --- | ---: | ---: | ---: |")?;
+            writeln!(out, "| model | size | params | backend | threads | test | t/s | bandwidth |")?;
+            writeln!(out, "| --- | ---: | ---: | --- | ---: | ---: | ---: | ---: |")?;
             for r in rows {
                 let n = |key: &str| r[key].as_f64().unwrap_or(0.0);
                 let kind =
                     if n("n_prompt") > 0.0 { format!("pp{}", r["n_prompt"]) } else { format!("tg{}", r["n_gen"]) };
                 let depth = if n("n_depth") > 0.0 { format!(" @ d{}", r["n_depth"]) } else { String::new() };
+                let share = r["bandwidth_share"].as_f64().map_or("-".into(), |s| format!("{:.0} %", 100.0 * s));
                 writeln!(
                     out,
-                    "| {} | {:.2} MiB | {:.2} M | {} | {} | {kind}{depth} | {:.2} ± {:.2} |",
+                    "| {} | {:.2} MiB | {:.2} M | {} | {} | {kind}{depth} | {:.2} ± {:.2} | {share} |",
                     text(&r["model_type"]),
                     n("model_size") / f64::from(1 << 20),
                     n("model_n_params") / 1e6,
@@ -186,12 +214,14 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let artifact = open::artifact(&args.model, &args.compile, args.open.options())?;
     let file = args.model.path()?.display().to_string();
     let mut rows = vec![];
+    let target = Target::get(&artifact.manifest().info.target.name)?;
     for &threads in &threads {
+        let reading = reading(&target, threads, artifact.plan().model.bytes_per_token)?;
         for &depth in &args.n_depth {
             for &(prompt, gen_) in &kinds {
                 let test = Test { prompt, gen_, depth, threads };
                 let (threads, samples) = measure(&artifact, &test, &args)?;
-                rows.push(row(&artifact, &file, &test, threads, &samples));
+                rows.push(row(&artifact, &file, &test, threads, &samples, &reading));
             }
         }
     }

@@ -29,7 +29,7 @@ pub const CODES: &[(u8, &str)] = &[
     (RUNTIME, "failed while working: input, output, or a bug"),
     (USAGE, "wrong usage"),
     (MODEL, "the model, artifact or file of records is damaged or not supported"),
-    (DEVICE, "the artifact or record is for another machine or version"),
+    (DEVICE, "the artifact, target or record is for another machine or version"),
     (MEMORY, "out of memory"),
     (INTERRUPTED, "interrupted"),
 ];
@@ -144,6 +144,9 @@ fn driver(e: &DriverError) -> u8 {
         DriverError::Pass(PassError::Unknown { .. } | PassError::Dump(_)) => USAGE,
         DriverError::Artifact(e) => e.exit_code(),
         DriverError::Records(e) => store(e),
+        DriverError::Target(e) => target(e),
+        DriverError::Activations { .. } => USAGE,
+        DriverError::Gpu(e) | DriverError::Tune(TuneError::Gpu(e)) => e.exit_code(),
         DriverError::Tune(TuneError::Machine { .. }) => DEVICE,
         DriverError::Tune(TuneError::Memory { .. }) => MEMORY,
         _ => RUNTIME,

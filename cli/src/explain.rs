@@ -1,4 +1,4 @@
-//! `explain`: what the compiler chose and why, and the bytes a token costs against what this machine can read.
+//! `explain`: what the compiler chose and why, and the bytes a token costs against what this machine, or its GPU, can read.
 
 use crate::args::{CompileArgs, ModelArgs};
 use crate::{open, profile, system};
@@ -8,8 +8,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::io::Write;
 use std::path::Path;
-use tilewright_autotune::bandwidth::{self, Bandwidth};
-use tilewright_driver::{Compiled, Progress, compile};
+use tilewright_codegen::target::Target;
+use tilewright_driver::reach::{Reading, reading};
+use tilewright_driver::{Compiled, DriverError, Progress, compile};
 use tilewright_ir::graph::{Dim, Graph, Weight, parse};
 use tilewright_models::format::FormatSet;
 use tilewright_models::model::Model;
@@ -32,9 +33,6 @@ pub struct Args {
     #[arg(long)]
     json: bool,
 }
-
-/// Most bytes to measure bandwidth with; beyond, it no longer changes.
-const MOST: u64 = 1 << 30;
 
 /// What the compiler decided: from an artifact, or by compiling all but the weights.
 pub struct Decided {
@@ -143,19 +141,32 @@ fn reason(why: &Value) -> String {
     }
     let floor = n("roofline");
     let share = if floor > 0.0 { format!(", {:.0} % of the roofline", floor * 100.0) } else { String::new() };
+    // Kernels of a GPU take a few microseconds.
+    let time = |us: f64| if us < 10.0 { format!("{:.0} ns", us * 1e3) } else { format!("{us:.1} us") };
     format!(
-        "{} record of {}: {:.1} us, {:.2} x the default ({:.1} us){share}; {} tried, {} rejected",
+        "{} record of {}: {}, {:.2} x the default ({}){share}; {} tried, {} rejected",
         word("from"),
         word("date").split('T').next().unwrap_or("?"),
-        n("us"),
+        time(n("us")),
         n("gain"),
-        n("default_us"),
+        time(n("default_us")),
         n("tried"),
         n("rejected"),
     )
 }
 
-fn text(d: &Decided, rate: &Bandwidth, args: &Args) -> String {
+/// What the machine is that a token's bytes are held against.
+fn machine(reading: &Reading) -> String {
+    match &reading.gpu {
+        Some(gpu) => {
+            let (n, memory) = (gpu.multiprocessors, system::human(gpu.memory_bytes));
+            format!("{} (sm_{}, {n} multiprocessors, {memory}) reads", gpu.name, gpu.sm)
+        }
+        None => format!("this machine, with {} thread(s), reads", reading.rate.threads),
+    }
+}
+
+fn text(d: &Decided, reading: Result<&Reading, &DriverError>, args: &Args) -> String {
     let plan = &d.plan;
     let mut text = format!("{} ({}) for {}\n\n", plan.model.name, plan.model.arch, d.target);
     for c in d.choices.iter().filter(|c| !c.what.contains(' ')) {
@@ -185,25 +196,33 @@ fn text(d: &Decided, rate: &Bandwidth, args: &Args) -> String {
             let _ = writeln!(text, "  {name:<32} {format}; {why}");
         }
     }
-    let floor = plan.model.bytes_per_token as f64 / rate.best;
     let _ = writeln!(
         text,
-        "\na token reads {} of packed weights and multiplies {:.1} M times\n\
-         this machine reads that many bytes at {:.1} GB/s with {} thread(s) (median {:.1}, spread {:.1})\n\
-         so a token takes at least {:.2} ms: at most {:.1} tok/s",
+        "\na token reads {} of packed weights and multiplies {:.1} M times",
         system::human(plan.model.bytes_per_token),
         plan.model.macs_per_token as f64 / 1e6,
-        rate.best / 1e9,
-        rate.threads,
-        rate.median / 1e9,
-        rate.mad / 1e9,
-        floor * 1e3,
-        1.0 / floor
     );
+    let _ = match reading {
+        Ok(reading) => {
+            let (rate, floor) = (&reading.rate, plan.model.bytes_per_token as f64 / reading.rate.best);
+            writeln!(
+                text,
+                "{} that many bytes at {:.1} GB/s (median {:.1}, spread {:.1})\n\
+                 so a token takes at least {:.2} ms: at most {:.1} tok/s",
+                machine(reading),
+                rate.best / 1e9,
+                rate.median / 1e9,
+                rate.mad / 1e9,
+                floor * 1e3,
+                1.0 / floor
+            )
+        }
+        Err(e) => writeln!(text, "how fast {} can be is not measured: {e}", d.target),
+    };
     text
 }
 
-fn object(d: &Decided, rate: &Bandwidth) -> Value {
+fn object(d: &Decided, reading: Option<&Reading>) -> Value {
     let plan = &d.plan;
     let programs = plan.programs.iter().map(|p| {
         let rows = kernel_rows(plan, &d.graph, p).into_iter().map(|(name, r)| {
@@ -211,24 +230,33 @@ fn object(d: &Decided, rate: &Bandwidth) -> Value {
         });
         json!({ "max_tokens": p.max_tokens, "kernels": rows.collect::<Vec<_>>() })
     });
+    let (rate, gpu) = (reading.map(|r| &r.rate), reading.and_then(|r| r.gpu.as_ref()));
+    let bytes = plan.model.bytes_per_token as f64;
     json!({
         "target": d.target, "choices": d.choices, "programs": programs.collect::<Vec<_>>(),
         "bytes_per_token": plan.model.bytes_per_token, "macs_per_token": plan.model.macs_per_token,
-        "bandwidth": rate.best, "bandwidth_median": rate.median, "bandwidth_mad": rate.mad, "threads": rate.threads,
-        "floor_ms": plan.model.bytes_per_token as f64 / rate.best * 1e3,
-        "ceiling_tps": rate.best / plan.model.bytes_per_token as f64,
+        "gpu": gpu.map(|g| g.name.as_str()), "bandwidth": rate.map(|r| r.best),
+        "bandwidth_median": rate.map(|r| r.median), "bandwidth_mad": rate.map(|r| r.mad), "threads": rate.map(|r| r.threads),
+        "floor_ms": rate.map(|r| bytes / r.best * 1e3), "ceiling_tps": rate.map(|r| r.best / bytes),
     })
 }
 
 pub fn run(args: Args) -> anyhow::Result<()> {
     let decided = Decided::of(args.model.path()?, &args.compile, None)?;
     let threads = args.threads.map_or_else(system::cores, usize::from);
-    let rate = bandwidth::measure(threads, decided.plan.model.bytes_per_token.clamp(1 << 20, MOST) as usize);
+    // Without the GPU in question all but its speed can be explained.
+    let reading = match reading(&Target::get(&decided.target)?, threads, decided.plan.model.bytes_per_token) {
+        Err(e) if !matches!(e, DriverError::Gpu(_)) => return Err(e.into()),
+        reading => reading,
+    };
     let mut out = std::io::stdout().lock();
     if args.json {
-        writeln!(out, "{}", object(&decided, &rate))?;
+        if let Err(e) = &reading {
+            eprintln!("warning: how fast {} can be is not measured: {e}", decided.target);
+        }
+        writeln!(out, "{}", object(&decided, reading.as_ref().ok()))?;
     } else {
-        out.write_all(text(&decided, &rate, &args).as_bytes())?;
+        out.write_all(text(&decided, reading.as_ref(), &args).as_bytes())?;
     }
     Ok(())
 }

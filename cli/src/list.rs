@@ -48,7 +48,10 @@ fn rows(what: What) -> Vec<Value> {
             .iter()
             .map(|t| {
                 let missing = t.features_missing_on_host();
-                json!({ "name": t.name, "triple": t.triple, "vector_bits": t.vector_bits, "features": t.features, "missing_here": missing })
+                // A CPU has vectors; of a GPU its kind and the shared memory of a block matter. What lacks is null.
+                let (gpu, bits) = (t.gpu(), Some(t.vector_bits).filter(|bits| *bits > 0));
+                json!({ "name": t.name, "triple": t.triple, "vector_bits": bits, "sm": gpu.map(|g| g.sm),
+                        "shared_memory": gpu.map(|g| g.block_shared_bytes), "features": t.features, "missing_here": missing })
             })
             .collect(),
         What::Passes => PIPELINE

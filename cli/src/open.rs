@@ -51,7 +51,7 @@ pub fn artifact(model: &ModelArgs, compile: &CompileArgs, how: OpenOptions) -> a
 /// Makes the records that are missing, if the options want that.
 pub fn tuned(path: &Path, options: &BuildOptions) -> anyhow::Result<BuildOptions> {
     Ok(tilewright_driver::tuned(path, options, &mut |p| match p {
-        Progress::Stage(stage) => eprintln!("{stage} {} with {} thread(s)", path.display(), options.threads),
+        Progress::Stage(stage) => eprintln!("{stage} {} {}", path.display(), runs_on(options)),
         Progress::Tuned(what, gain) => eprintln!("  {what:<40} {gain:.2} x"),
         Progress::Warning(text) => eprintln!("warning: {text}"),
         Progress::Packed(..) => {}
@@ -82,7 +82,22 @@ pub fn session(artifact: &Arc<Artifact>, args: &SessionArgs) -> anyhow::Result<S
         eprintln!("context {DEFAULT_CTX} of the model's {most} (-c sets it)");
     }
     let threads = args.threads.map(usize::from);
-    Ok(Session::new(artifact.clone(), SessionOptions { ctx: args.ctx_size, threads, profile: false })?)
+    let session = Session::new(artifact.clone(), SessionOptions { ctx: args.ctx_size, threads, profile: false })?;
+    say(&session);
+    Ok(session)
+}
+
+/// Says what a session has to say of how it started.
+pub fn say(session: &Session) {
+    session.notes().iter().for_each(|note| eprintln!("warning: {note}"));
+}
+
+/// What tuning runs on, for people.
+pub fn runs_on(options: &BuildOptions) -> String {
+    match options.target.gpu() {
+        Some(_) => "on its GPU".into(),
+        None => format!("with {} thread(s)", options.threads),
+    }
 }
 
 /// A tokenizer and the facts that its document does not hold.

@@ -1,6 +1,7 @@
 //! A table of where the time of a session went, and the names under which calls of different layers are one.
 
 use std::collections::BTreeMap;
+use tilewright_driver::reach::Reach;
 use tilewright_runtime::session::CallTime;
 
 /// `matmul blk.3.attn_q` → `matmul blk.*.attn_q`: the same call of all layers.
@@ -44,5 +45,18 @@ pub fn print(times: &[CallTime]) {
                 us / calls as f64
             );
         }
+    }
+}
+
+/// Prints, on stderr, what the kernels of each program fetch from memory and which share of the bandwidth that is.
+pub fn print_reach(kernels: &[Reach]) {
+    let mut program = 0;
+    for r in kernels {
+        if program != r.max_tokens {
+            program = r.max_tokens;
+            eprintln!("kernels of the program for up to {program} token(s): bytes and share of the bandwidth");
+        }
+        let (bytes, share) = (crate::system::human(r.bytes), 100.0 * r.share);
+        eprintln!("  {:>5} x {:>10.0} ns  {bytes:>9} {share:>5.1} %  {}", r.calls, r.ns, r.kernel);
     }
 }

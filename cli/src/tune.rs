@@ -109,11 +109,15 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         let written = match event {
             TuneEvent::Start(count, ignored) => {
                 ignored.iter().for_each(|w| eprintln!("warning: {w}"));
-                eprintln!("{count} kernels for {} with {} thread(s)", options.target.name, options.threads);
+                eprintln!("{count} kernels for {} {}", options.target.name, open::runs_on(&options));
                 if let Some(load) = system::load().filter(|l| *l > BUSY * system::cores() as f64) {
                     eprintln!("warning: other programs are busy (load {load:.1}); times will be less certain");
                 }
                 if args.json { Ok(()) } else { header(&mut out) }
+            }
+            TuneEvent::Warning(text) => {
+                eprintln!("warning: {text}");
+                Ok(())
             }
             TuneEvent::Done(o, outcome) if args.json => writeln!(out, "{}", object(o, outcome)),
             TuneEvent::Done(o, outcome) => row(&mut out, o, outcome),

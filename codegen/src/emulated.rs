@@ -12,6 +12,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tilewright_ptx_emu::{self as emu, Arg, Config, Device, DevicePtr, Fault, FaultKind, Module, Options};
 use tilewright_runtime::cuda::{Code, DeviceFacts, FunctionId, GpuDriver, GpuError, GraphId, Launch, ModuleId, Sm};
 
+/// The clock, a launch. It is slow, so that what measures for so many nanoseconds runs little.
+const LAUNCH_NS: u64 = 2000;
+/// The clock, a warp instruction.
+const INSTRUCTION_NS: u64 = 10;
+/// The clock, bytes of memory.
+const BYTES_A_NS: u64 = 4;
+
 /// What the emulated GPU is like.
 #[derive(Clone, Debug)]
 pub struct EmulatedGpu {
@@ -23,11 +30,22 @@ pub struct EmulatedGpu {
     pub seed: u64,
     /// Warp instructions that a launch may take.
     pub step_limit: u64,
+    /// Level 2 cache that it says it has; nothing is cached.
+    pub l2_bytes: u64,
+    /// Whether it says that it takes machine code, of which it then refuses any.
+    pub takes_cubins: bool,
 }
 
 impl Default for EmulatedGpu {
     fn default() -> Self {
-        EmulatedGpu { sm: 90, memory_bytes: 4 << 30, seed: 0, step_limit: 200_000_000 }
+        EmulatedGpu {
+            sm: 90,
+            memory_bytes: 4 << 30,
+            seed: 0,
+            step_limit: 200_000_000,
+            l2_bytes: 1 << 20,
+            takes_cubins: false,
+        }
     }
 }
 
@@ -65,6 +83,15 @@ impl Counts {
     /// Warp instructions of all kernels.
     pub fn instructions(&self) -> u64 {
         self.lock().values().map(|c| c.instructions).sum()
+    }
+
+    /// A clock that goes on with work: a part for each launch, each warp instruction, and each byte from or to memory.
+    fn nanos(&self) -> u64 {
+        let of = |c: &KernelCounts| {
+            let bytes = c.global_read + c.global_written;
+            c.launches * LAUNCH_NS + (c.instructions + c.bank_conflicts) * INSTRUCTION_NS + bytes / BYTES_A_NS
+        };
+        self.lock().values().map(of).sum()
     }
 
     /// Starts again at zero.
@@ -117,10 +144,10 @@ impl EmulatedDriver {
             sm: gpu.sm,
             multiprocessors: 4,
             memory_bytes: gpu.memory_bytes,
-            l2_bytes: 1 << 20,
+            l2_bytes: gpu.l2_bytes,
             shared_bytes,
             driver: 13000,
-            takes_cubins: false,
+            takes_cubins: gpu.takes_cubins,
         };
         let config = Config { shared_bytes: shared_bytes as usize, ..Config::default() };
         EmulatedDriver {
@@ -307,11 +334,16 @@ impl GpuDriver for EmulatedDriver {
         self.run(&launches)
     }
 
-    /// A nanosecond for each warp instruction: enough to tell calls apart, and no measure of a GPU.
+    /// No time of any GPU: it is made of what was counted, the same for the same launches, so that more work takes longer.
     fn time(&mut self, graph: GraphId) -> Result<u64, GpuError> {
-        let before = self.counts.instructions();
+        let before = self.counts.nanos();
         self.replay(graph)?;
-        Ok(self.counts.instructions() - before)
+        Ok(self.counts.nanos().saturating_sub(before))
+    }
+
+    fn forget(&mut self, graph: GraphId) -> Result<(), GpuError> {
+        self.graphs[graph.0 as usize] = Vec::new();
+        Ok(())
     }
 
     fn synchronize(&mut self) -> Result<(), GpuError> {

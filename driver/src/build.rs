@@ -1,5 +1,6 @@
 //! The pipeline, stage by stage.
 
+use crate::choices::choices;
 use crate::records::{Chooser, Chosen};
 use crate::tune::Operation;
 use crate::{DriverError, TuneMode};
@@ -11,8 +12,8 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use tilewright_codegen::backend::{self, Backend};
 use tilewright_codegen::lower::{LowerContext, Lowered, LoweredCall, PackedWeight, Packing, WeightMap, lower};
-use tilewright_codegen::pack::{Fragments, Layout, Order, PackError, ROWS, pack_panel};
-use tilewright_codegen::ptx;
+use tilewright_codegen::pack::{Layout, Order, PackError, pack_panel};
+use tilewright_codegen::ptx::{self, assembler::Assembler};
 use tilewright_codegen::schedules::gpu::FEW;
 use tilewright_codegen::schedules::{Schedule, defaults};
 use tilewright_codegen::target::{PrefillActivations, Target};
@@ -24,8 +25,9 @@ use tilewright_models::model::{Hyper, Model, ModelError};
 use tilewright_passes::{Activations, PassContext, PassManager, Report};
 use tilewright_runtime::artifact::{
     ArtifactWriter, CHAT_TEMPLATE, Choice, GRAPH, KERNELS, KERNELS_PTX, ManifestInfo, ModelIdentity, SourceFile,
-    TOKENIZER, TargetInfo, TokenizerFacts, kernels_of,
+    TOKENIZER, TargetInfo, TokenizerFacts, cubin_of, kernels_of,
 };
+use tilewright_runtime::cuda::DeviceFacts;
 use tilewright_runtime::plan::{Call, KvLayer, Launch, ModelFacts, Plan, Program, RopeTable};
 
 /// What to build for.
@@ -48,10 +50,14 @@ pub struct BuildOptions {
     pub tune: TuneMode,
     /// Whether an operation without a record is an error.
     pub frozen: bool,
-    /// Folder of the records; without one there are none.
+    /// Folder of the records, and of machine code that was assembled before; without one there is neither.
     pub records: Option<PathBuf>,
     /// Threads that the kernels are meant for: records are of a number of threads. Any number can run them.
     pub threads: u32,
+    /// For a GPU, the device whose records hold; without one those of any device do.
+    pub gpu: Option<DeviceFacts>,
+    /// What makes machine code for a GPU ahead of time; without one artifacts have PTX alone.
+    pub assembler: Option<Assembler>,
 }
 
 impl BuildOptions {
@@ -79,7 +85,16 @@ impl BuildOptions {
             frozen: false,
             records: None,
             threads: std::thread::available_parallelism().map_or(1, |n| n.get() as u32),
+            gpu: None,
+            assembler: None,
         }
+    }
+
+    /// Defaults for a target by name, with the assembler that is installed; `cuda` is the GPU of this machine.
+    pub fn named(name: &str) -> Result<BuildOptions, DriverError> {
+        let (target, gpu) = crate::target::find(name)?;
+        let assembler = target.gpu().and_then(|_| Assembler::find());
+        Ok(BuildOptions { gpu, assembler, ..BuildOptions::for_target(target) })
     }
 
     /// The programs by rising tokens: decoding; a few tokens (drafts, the end of a prompt), which read the weights as rarely
@@ -121,9 +136,10 @@ impl BuildOptions {
     }
 
     /// Text of everything but the records that changes the result, for cache keys.
-    pub fn key(&self) -> String {
+    pub fn key(&self) -> Result<String, DriverError> {
         let BuildOptions { target, activations, off, prefill_tokens, ctx, .. } = self;
-        format!("{} {activations:?} off{off:?} prefill{prefill_tokens} ctx{ctx:?}", target.name)
+        let assembler = crate::cubins::key(self.assembler.as_ref().filter(|_| target.gpu().is_some()))?;
+        Ok(format!("{} {activations:?} off{off:?} prefill{prefill_tokens} ctx{ctx:?}{assembler}", target.name))
     }
 }
 
@@ -180,7 +196,7 @@ pub struct Compiled {
     pub plan: Plan,
     /// The kernels of [`Plan::kernels`], in that order.
     pub kernels: Vec<Kernel>,
-    /// The machine code: objects by file name.
+    /// The machine code by file name: objects for a CPU; for a GPU PTX, and what an assembler made of it.
     pub objects: Vec<(String, Vec<u8>)>,
     /// Where each weight goes.
     pub weights: WeightMap,
@@ -316,7 +332,7 @@ pub fn compile(
     options: &BuildOptions,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Compiled, DriverError> {
-    crate::tune::missing(model, options, progress)?;
+    let options = &crate::tune::missing(model, options, progress)?;
     compile_reading(model.name(), model.reading(), model.hyper().file_bytes, options, progress)
 }
 
@@ -350,9 +366,18 @@ pub fn compile_reading(
     chooser.warnings().iter().for_each(|w| progress(Progress::Warning(w)));
     chooser.check_frozen()?;
     progress(Progress::Stage("machine code"));
-    let objects = table.objects()?;
+    let mut objects = table.objects()?;
+    let mut code = None;
+    if let Some((_, ptx)) = objects.iter().find(|(file, _)| file == KERNELS_PTX) {
+        let made = crate::cubins::assemble(ptx, options, || progress(Progress::Stage("assembler")))?;
+        made.warning.iter().for_each(|w| progress(Progress::Warning(w)));
+        objects.extend(made.cubin.map(|cubin| (cubin_of(&options.target.name), cubin)));
+        code = Some(made.choice);
+    }
 
-    let choices = choices(&passes, &table, &weights, options);
+    let kernels =
+        table.names.iter().zip(&table.made).map(|(name, (chosen, backend))| (name, &**chosen, backend.name()));
+    let choices = choices(&passes, kernels, &weights, options, code);
     let facts = Hyper::of(reading, file_bytes);
     let macs = graph.order().iter().filter(|&&n| matches!(graph.node(n).op, OpKind::Matmul | OpKind::Glu));
     let macs = macs
@@ -425,44 +450,6 @@ fn kv_layers(graph: &Graph) -> Vec<KvLayer> {
     }
     layers.sort_by_key(|l| l.0);
     layers.into_iter().map(|l| l.1).collect()
-}
-
-fn choices(passes: &Report, table: &KernelTable<'_>, weights: &WeightMap, options: &BuildOptions) -> Vec<Choice> {
-    let mut out = vec![Choice {
-        what: "activations".into(),
-        choice: format!("{:?}", options.activations).into(),
-        why: format!(
-            "int8 blocks of {} with one f32 scale where the weight is a block format; f32 elsewhere{}",
-            tilewright_ir::graph::Q8_BLOCK,
-            if options.activations == Activations::Bf16 { "; bf16 for many tokens at once" } else { "" }
-        )
-        .into(),
-    }];
-    for p in &passes.rows {
-        let why = tilewright_passes::manager::find(p.name).map_or("", |pass| pass.doc());
-        out.push(Choice { what: format!("pass {}", p.name), choice: p.rewrites.into(), why: why.into() });
-    }
-    for (name, (chosen, backend)) in table.names.iter().zip(&table.made) {
-        let choice = chosen.choice(backend.name());
-        out.push(Choice { what: format!("kernel {name}"), choice, why: chosen.why() });
-    }
-    for w in &weights.entries {
-        let Packing::Panels(layout) = &w.packing else { continue };
-        let what = format!("weight {}", w.weight.name);
-        let why = format!("{} bytes, kept in its own format, panels of {ROWS} rows", w.bytes);
-        let kind = match layout {
-            Layout::Float(s) => format!("{s:?}"),
-            Layout::Quant(q) => format!("planes {:?}, groups of {}", q.planes, q.group),
-            Layout::Fragments(Fragments::Float { terms, .. }) => {
-                format!("{terms} f16 terms in the order of tensor cores")
-            }
-            Layout::Fragments(Fragments::Quant(q)) => {
-                format!("planes {:?}, groups of {}, in the order of tensor cores", q.planes, q.group)
-            }
-        };
-        out.push(Choice { what, choice: format!("{}: {kind}", w.weight.format()).into(), why: why.into() });
-    }
-    out
 }
 
 /// Builds the artifact folder `out`.

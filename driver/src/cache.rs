@@ -3,7 +3,7 @@
 //! The key is what decides the result: the model's files (path, size, time of change), the options, the compiler's version
 //! and the records that the model's kernels have. Nothing is ever deleted here.
 
-use crate::{BuildOptions, DriverError, Progress, TuneMode, build, records};
+use crate::{BuildOptions, DriverError, Progress, build, records};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 use tilewright_autotune::candidate::is_tunable;
@@ -41,7 +41,7 @@ impl Cache {
         let full = model.canonicalize().map_err(io)?;
         let mut hash = blake3::Hasher::new();
         hash.update(env!("CARGO_PKG_VERSION").as_bytes());
-        hash.update(options.key().as_bytes());
+        hash.update(options.key()?.as_bytes());
         hash.update(full.as_os_str().as_encoded_bytes());
         for file in model_files(&full)? {
             let meta = file.metadata().map_err(io)?;
@@ -67,7 +67,7 @@ impl Cache {
                     // What decides the kernel, and its date: the artifact says it.
                     hash.update(format!("{op} {} {:?} {}\n", r.backend, r.params, r.date).as_bytes());
                 }
-                None if options.frozen => return Err(DriverError::NoRecord { op, threads: options.threads }),
+                None if options.frozen => return Err(records::no_record(op, options)),
                 None => {}
             }
         }
@@ -85,7 +85,7 @@ fn operations_of(model: &Path, file: &Path, options: &BuildOptions) -> Result<Ve
         return Ok(lines.lines().map(str::to_string).collect());
     }
     let operations = crate::build::operations(&Model::open(model)?, options)?;
-    let tunable = operations.iter().map(|o| o.schedule.as_ref()).filter(|s| is_tunable(*s));
+    let tunable = operations.iter().map(|o| o.schedule.as_ref()).filter(|s| is_tunable(*s, &options.target));
     let names: Vec<String> = tunable.map(|s| operation(s)).collect();
     let text: String = names.iter().map(|n| format!("{n}\n")).chain(["end\n".to_string()]).collect();
     let _ = file.parent().map(std::fs::create_dir_all);
@@ -129,8 +129,7 @@ pub fn tuned(
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<BuildOptions, DriverError> {
     if options.tune.level().is_some() {
-        crate::tune::missing(&Model::open(path)?, options, progress)?;
-        return Ok(BuildOptions { tune: TuneMode::Cached, ..options.clone() });
+        return crate::tune::missing(&Model::open(path)?, options, progress);
     }
     Ok(options.clone())
 }

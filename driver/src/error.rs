@@ -29,6 +29,9 @@ pub enum DriverError {
     /// The target.
     #[error(transparent)]
     Target(#[from] tilewright_codegen::target::TargetError),
+    /// The assembler of a GPU's kernels.
+    #[error(transparent)]
+    Assemble(#[from] tilewright_codegen::ptx::assembler::AssembleError),
     /// The GPU, or what it needs.
     #[error(transparent)]
     Gpu(#[from] tilewright_runtime::cuda::GpuError),
@@ -76,13 +79,15 @@ pub enum DriverError {
     Records(#[from] tilewright_autotune::store::StoreError),
     /// An operation without a record, where every one must have one.
     #[error(
-        "no record for `{op}` with {threads} thread(s); make it with `compile-model tune -m MODEL -t {threads}`, or build without --frozen"
+        "no record for `{op}` with {threads} thread(s); make it with `compile-model tune -m MODEL -t {threads} --target {target}`, or build without --frozen"
     )]
     NoRecord {
         /// The operation.
         op: String,
         /// Threads.
         threads: u32,
+        /// Name of the target.
+        target: String,
     },
     /// Nowhere to keep records.
     #[error("no folder for the records of tuning; name one in the build's options")]

@@ -12,16 +12,22 @@
 //! | file | what |
 //! |---|---|
 //! | `build.rs` | model → graph → passes → plan → kernels → packed weights → artifact |
+//! | `choices.rs` | what was chosen and why, for the manifest |
 //! | `records.rs` | parameters of kernels: from records, else defaults |
 //! | `tune.rs` | tuning all operations of a model |
+//! | `cubins.rs` | machine code for GPUs, ahead of time |
 //! | `cache.rs` | where built artifacts of raw models live, and how they are found again |
+//! | `reach.rs` | bandwidth of a machine, and what kernels reach of it |
 //! | `oracle.rs` | the graph interpreter on a model: f32 activations, no kernels |
 #![forbid(unsafe_code)]
 
 mod build;
 mod cache;
+mod choices;
+mod cubins;
 mod error;
 mod oracle;
+pub mod reach;
 mod records;
 pub mod target;
 mod tune;
@@ -31,4 +37,4 @@ pub use cache::{Cache, cached_artifact, tuned};
 pub use error::DriverError;
 pub use oracle::Oracle;
 pub use records::TuneMode;
-pub use tune::{Operation, TuneEvent, TuneOptions, tune};
+pub use tune::{Operation, TuneEvent, TuneOptions, tune, tune_on_gpu};

@@ -9,12 +9,12 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use tilewright_autotune::candidate::{is_tunable, params_in};
-use tilewright_autotune::fingerprint::Device;
+use tilewright_autotune::fingerprint::{Device, of_gpu};
 use tilewright_autotune::layers::{Layer, Layers};
 use tilewright_autotune::record::Record;
 use tilewright_autotune::tuner;
 use tilewright_codegen::backend::{self, Backend};
-use tilewright_codegen::schedules::{Operands, Params, Schedule, defaults};
+use tilewright_codegen::schedules::{Operands, Params, Schedule, params_for};
 use tilewright_codegen::target::Target;
 
 /// What a build does about records.
@@ -75,20 +75,27 @@ impl Work {
     }
 }
 
-/// Opens the layers of this machine; none if the options name no folder or want none.
+/// Opens the layers of this machine, or of the GPU in question; none if the options name no folder or want none.
 pub(crate) fn layers(options: &BuildOptions) -> Result<Option<Layers>, DriverError> {
-    match &options.records {
-        Some(root) if options.tune != TuneMode::Off => {
-            Ok(Some(Layers::open(root, &Device::detect(), &tuner::compiler())?))
-        }
-        _ => Ok(None),
-    }
+    let Some(root) = options.records.as_ref().filter(|_| options.tune != TuneMode::Off) else { return Ok(None) };
+    let compiler = tuner::compiler();
+    let device = match (options.target.gpu(), &options.gpu) {
+        (None, _) => Device::detect().id(),
+        (Some(_), Some(facts)) => of_gpu(facts),
+        (Some(_), None) => return Ok(Some(Layers::of_any_device(root, &compiler)?)),
+    };
+    Ok(Some(Layers::open(root, &device, &compiler)?))
 }
 
-/// The record of an operation that was measured here.
+/// Threads that records are of: a GPU is never had in part.
+pub(crate) fn threads(options: &BuildOptions) -> u32 {
+    if options.target.gpu().is_some() { 1 } else { options.threads }
+}
+
+/// The record of an operation that was measured here, or on any device where none is meant.
 pub(crate) fn find<'a>(layers: &'a Layers, op: &str, options: &BuildOptions) -> Option<(&'a Record, Layer)> {
-    let found = layers.find(op, &options.target.name, options.threads)?;
-    found.measured_here.then_some((found.record, found.layer))
+    let found = layers.find(op, &options.target.name, threads(options))?;
+    (found.measured_here || found.layer == Layer::Foreign).then_some((found.record, found.layer))
 }
 
 /// Chooses for one build.
@@ -117,9 +124,8 @@ impl<'a> Chooser<'a> {
         if let Some(known) = self.chosen.borrow().get(&signature) {
             return known.clone();
         }
-        let tunable = is_tunable(schedule);
-        let space = schedule.space();
-        let params = preferred(schedule, defaults(&space), &self.options.target);
+        let tunable = is_tunable(schedule, &self.options.target);
+        let params = params_for(schedule, &self.options.target);
         // Its hash costs a build of the kernel: only where there may be a record.
         let op = if tunable && self.options.records.is_some() { tuner::operation(schedule) } else { signature.clone() };
         let mut chosen =
@@ -146,23 +152,15 @@ impl<'a> Chooser<'a> {
     pub(crate) fn check_frozen(&self) -> Result<(), DriverError> {
         let missing = |c: &&Rc<Chosen>| c.tunable && c.record.is_none();
         match self.chosen.borrow().values().find(missing).filter(|_| self.options.frozen) {
-            Some(c) => Err(DriverError::NoRecord { op: c.op.clone(), threads: self.options.threads }),
+            Some(c) => Err(no_record(c.op.clone(), self.options)),
             None => Ok(()),
         }
     }
 }
 
-/// `params` with the values that the schedule prefers and that a back end takes.
-fn preferred(schedule: &dyn Schedule, params: Params, target: &Target) -> Params {
-    let mut best = params;
-    for better in schedule.preferred() {
-        let mut params = best.clone();
-        params.extend(better);
-        if backend::default_for(&schedule.build("k", &params), target).is_ok() {
-            best = params;
-        }
-    }
-    best
+/// The error of an operation that has no record and must have one.
+pub(crate) fn no_record(op: String, options: &BuildOptions) -> DriverError {
+    DriverError::NoRecord { op, threads: threads(options), target: options.target.name.clone() }
 }
 
 /// The parameters and the back end of a record, or why it cannot be used.

@@ -2,17 +2,18 @@
 
 use crate::DriverError;
 use tilewright_codegen::target::{Target, TargetError};
+use tilewright_runtime::cuda::DeviceFacts;
 
 /// The target of the GPU in this machine.
 pub const CUDA: &str = "cuda";
 
-/// The target of that name; `cuda` is the best one that the GPU of this machine runs.
-pub fn find(name: &str) -> Result<Target, DriverError> {
+/// The target of that name; `cuda` is the best one that the GPU of this machine runs, with what that is.
+pub fn find(name: &str) -> Result<(Target, Option<DeviceFacts>), DriverError> {
     if name != CUDA {
-        return Ok(Target::get(name)?);
+        return Ok((Target::get(name)?, None));
     }
-    let sm = tilewright_runtime::cuda::open()?.facts().sm;
-    Ok(for_device(sm)?)
+    let facts = tilewright_runtime::cuda::open()?.facts().clone();
+    Ok((for_device(facts.sm)?, Some(facts)))
 }
 
 /// The best declared target for a GPU of compute capability `sm`: what is only for that one, else the newest that it runs.
@@ -37,6 +38,6 @@ mod tests {
             assert_eq!(for_device(sm).map(|t| t.name), Ok(name.to_string()));
         }
         assert!(for_device(61).is_err_and(|e| e.to_string().contains("sm_61")));
-        assert_eq!(find("sm_80").ok().map(|t| t.name), Some("sm_80".to_string()));
+        assert_eq!(find("sm_80").ok().map(|t| t.0.name), Some("sm_80".to_string()));
     }
 }

@@ -11,7 +11,7 @@ fn main() -> anyhow::Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [folder, name] = &args[..] else { anyhow::bail!("usage: store-writer FOLDER NAME") };
     let device = Device::detect();
-    let mut store = Store::open(Path::new(folder), &device, "c0ffee")?;
+    let mut store = Store::open(Path::new(folder), &device.id(), "c0ffee")?;
     let mut out = std::io::stdout().lock();
     for i in 0.. {
         // Lines from half a kilobyte to beyond a page: a long write has more places to be cut at.

@@ -301,9 +301,20 @@ fn bench_has_llama_benchs_fields() {
         }
         assert_eq!(r["samples_ts"].as_array().map(Vec::len), Some(2), "{r}");
         assert!(r["avg_ts"].as_f64().is_some_and(|t| t > 0.0));
+        assert!(r["bandwidth"].as_f64().is_some_and(|b| b > 1e8) && r["bytes_per_token"].as_u64() > Some(0), "{r}");
+        assert_eq!(r["bandwidth_share"].as_f64().is_some_and(|s| s > 0.0), r["n_gen"] == 4, "{r}");
+        assert_eq!((&r["backends"], &r["gpu_info"], &r["kernels"]), (&"CPU".into(), &"".into(), &Value::Null));
     }
     let md = p.answer(&["bench", "-m", &p.model(), "-p", "0", "-n", "4", "-r", "1"]);
     assert!(md.starts_with("| model |") && md.contains("| tg4 |") && !md.contains("pp"), "{md}");
+    let profiled = p.json(&["bench", "-m", &p.model(), "-p", "0", "-n", "4", "-r", "1", "-o", "jsonl", "--profile"]);
+    let kernels = profiled["kernels"].as_array().cloned().unwrap_or_default();
+    assert!(kernels.len() > 4, "{profiled}");
+    for k in &kernels {
+        assert!(["ns", "bytes", "bandwidth_share"].iter().all(|key| k[key].as_f64().is_some_and(|n| n >= 0.0)), "{k}");
+        let reads = k["kernel"].as_str().is_some_and(|name| name.ends_with("_matmul"));
+        assert!(!reads || k["bandwidth_share"].as_f64() > Some(0.0), "{k}");
+    }
     let csv = p.answer(&["bench", "-m", &p.model(), "-p", "8", "-n", "0", "-r", "1", "-o", "csv"]);
     assert!(csv.lines().count() == 2 && csv.contains("avg_ts"), "{csv}");
     let jsonl = p.answer(&["bench", "-m", &p.model(), "-p", "8", "-n", "4", "-r", "1", "-o", "jsonl"]);
@@ -377,6 +388,50 @@ fn lists_are_tables() {
         let rows = p.json(&["list", what, "--json"]);
         assert!(rows.as_array().is_some_and(|a| a.iter().any(|r| r["name"] == name)), "{rows}");
     }
+}
+
+/// What matters of a CPU is no matter of a GPU.
+#[test]
+fn targets_say_what_matters() {
+    let p = Place::new();
+    let rows = p.json(&["list", "targets", "--json"]);
+    let of = |name: &str| rows.as_array().and_then(|a| a.iter().find(|r| r["name"] == name)).cloned().expect(name);
+    let (cpu, gpu) = (of("x86-64-v3"), of("sm_90a"));
+    assert_eq!((&cpu["vector_bits"], &cpu["sm"], &cpu["shared_memory"]), (&256.into(), &Value::Null, &Value::Null));
+    let shared = Value::from(227 << 10);
+    assert_eq!((&gpu["vector_bits"], &gpu["sm"], &gpu["shared_memory"]), (&Value::Null, &90.into(), &shared));
+    let text = p.answer(&["list", "targets"]);
+    let line = text.lines().find(|l| l.starts_with("sm_86 ")).expect("a line");
+    assert!(line.contains("-") && line.contains("86") && line.contains("101376"), "{text}");
+}
+
+/// What wants a GPU where there is none: the same sentence and code whatever wants it; what does not want one works.
+#[test]
+fn without_a_gpu_is_4() {
+    let Err(none) = tilewright_runtime::cuda::open() else {
+        eprintln!("SKIPPED: this machine has a GPU, so what is said without one cannot be seen");
+        return;
+    };
+    let (p, why) = (Place::new(), "this needs an NVIDIA GPU");
+    let (m, artifact) = (p.model(), p.path("tiny.tw"));
+    assert!(none.exit_code() == 4 && none.to_string().contains(why), "{none}");
+    let sentence = |args: &[&str]| {
+        p.fails(4, args, why);
+        stderr(&p.call(args)).lines().find(|l| l.starts_with("error: ")).unwrap_or("").to_string()
+    };
+    let said = sentence(&["run", "-m", &m, "-p", "x", "--target", "cuda"]);
+    for verb in ["tune", "build", "bench"] {
+        assert_eq!(sentence(&[verb, "-m", &m, "--target", "cuda"]), said);
+    }
+    assert_eq!(sentence(&["tune", "-m", &m, "--target", "sm_90a"]), said);
+    assert_eq!(sentence(&["build", "-m", &m, "--target", "sm_90a", "--tune", "quick"]), said);
+    p.answer(&["build", "-m", &m, "--target", "sm_90a", "-o", &artifact]);
+    assert_eq!(sentence(&["run", "-m", &artifact, "-p", "x"]), said);
+    p.fails(2, &["build", "-m", &m, "--target", "sm_90a", "--activations", "q8"], "q8 activations are not for sm_90a");
+    let text = p.answer(&["explain", &artifact]);
+    assert!(text.contains("how fast sm_90a can be is not measured") && text.contains("code: "), "{text}");
+    let object = p.json(&["explain", &artifact, "--json"]);
+    assert!(object["bandwidth"].is_null() && object["floor_ms"].is_null() && object["target"] == "sm_90a", "{object}");
 }
 
 #[test]

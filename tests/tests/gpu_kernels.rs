@@ -147,7 +147,8 @@ fn table(assembler: &Assembler, target: &Target, faults: &mut Vec<String>) -> St
         if name.starts_with("few") && wide > 0 && code.loads_16 == 0 && !name.contains("q2_k") {
             fault("no load of 16 bytes".into());
         }
-        let multiplies = count(&kernel.body, &|op, _| matches!(op, Opcode::MmaF16 | Opcode::MmaBf16 | Opcode::WgmmaF16)) > 0;
+        let multiplies =
+            count(&kernel.body, &|op, _| matches!(op, Opcode::MmaF16 | Opcode::MmaBf16 | Opcode::WgmmaF16)) > 0;
         if multiplies != (code.mma > 0) {
             fault(format!("{} products by tensor cores", code.mma));
         }

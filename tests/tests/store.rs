@@ -30,7 +30,7 @@ impl Place {
     }
 
     fn open(&self) -> Store {
-        Store::open(self.root.path(), &self.device, "c0ffee").expect("a store")
+        Store::open(self.root.path(), &self.device.id(), "c0ffee").expect("a store")
     }
 
     /// Number `i` of this machine, each with other content.
@@ -226,15 +226,15 @@ fn what_would_be_ignored_is_not_written() {
 fn what_the_system_refuses_is_an_error() {
     let place = Place::new();
     fs::create_dir_all(place.file()).expect("a folder in the place of the file");
-    let opened = Store::open(place.root.path(), &place.device, "c0ffee");
+    let opened = Store::open(place.root.path(), &place.device.id(), "c0ffee");
     assert!(matches!(&opened, Err(StoreError::Io { path, .. }) if *path == place.file()), "{opened:?}");
     let place = Place::new();
     fs::write(store::folder(place.root.path()), "a file in the place of the folder").expect("a file");
-    assert!(Store::open(place.root.path(), &place.device, "c0ffee").is_err());
+    assert!(Store::open(place.root.path(), &place.device.id(), "c0ffee").is_err());
     let huge = Place::new();
     fs::create_dir_all(store::folder(huge.root.path())).expect("a folder");
     fs::File::create(huge.file()).and_then(|f| f.set_len(1 << 33)).expect("a sparse file");
-    let opened = Store::open(huge.root.path(), &huge.device, "c0ffee");
+    let opened = Store::open(huge.root.path(), &huge.device.id(), "c0ffee");
     assert!(matches!(opened, Err(StoreError::TooLarge { bytes, .. }) if bytes == 1 << 33), "{opened:?}");
 }
 

@@ -49,9 +49,9 @@ fn a_record_of_this_machine() {
         let is_default = params == defaults(&m.space());
         assert!(r.history.iter().any(|t| t.params == r.params), "the winner was timed");
         assert!(is_default || r.ns < r.default_ns, "{r:?}");
-        let mut store = Store::open(root.path(), &Device::detect(), &compiler()).expect("a store");
+        let mut store = Store::open(root.path(), &Device::detect().id(), &compiler()).expect("a store");
         store.append(&r).expect("a good record");
-        let again = Store::open(root.path(), &Device::detect(), &compiler()).expect("a store");
+        let again = Store::open(root.path(), &Device::detect().id(), &compiler()).expect("a store");
         assert_eq!(again.get(&r.key()).map(|k| &k.params), Some(&r.params));
     }
 }

@@ -76,7 +76,7 @@ fn gather(args: &Args) -> anyhow::Result<Facts> {
     let threads = args.threads.map_or(system::cores() as u32, u32::from);
     let decided = Decided::of(path, &args.compile, Some(threads))?;
     let device = Device::detect();
-    let layers = Layers::open(args.compile.cache()?.root(), &device, &compiler())?;
+    let layers = Layers::open(args.compile.cache()?.root(), &device.id(), &compiler())?;
     let programs = facts::programs(&decided, Some(&layers), threads);
     let mut roofs = facts::roofs_of_records(&programs);
     if !args.no_measure {

@@ -61,8 +61,11 @@ pub enum AssembleError {
         message: String,
     },
     /// The program did not run.
-    #[error("{0}")]
+    #[error("the assembler does not run: {0}")]
     Run(#[from] io::Error),
+    /// The program does not say what it is.
+    #[error("{0} does not say its version; is it NVIDIA's assembler?")]
+    Version(PathBuf),
     /// There is no disassembler beside the assembler.
     #[error("there is no nvdisasm beside {0}")]
     NoDisassembler(PathBuf),
@@ -77,8 +80,13 @@ impl Assembler {
         let path = env::var_os("PATH").unwrap_or_default();
         let anywhere: Vec<PathBuf> = env::split_paths(&path).map(|dir| dir.join("ptxas")).collect();
         let ptxas = given.into_iter().chain(above).chain(anywhere).find(|p| p.is_file())?;
+        Some(Assembler::at(ptxas))
+    }
+
+    /// The assembler of that path, and what lies beside it.
+    pub fn at(ptxas: PathBuf) -> Assembler {
         let nvdisasm = Some(ptxas.with_file_name("nvdisasm")).filter(|p| p.is_file());
-        Some(Assembler { ptxas, nvdisasm })
+        Assembler { ptxas, nvdisasm }
     }
 
     /// True if [`Assembler::disassemble`] works.
@@ -86,24 +94,32 @@ impl Assembler {
         self.nvdisasm.is_some()
     }
 
+    /// The assembler with its version: `ptxas 13.0.88`. With equal text, machine and version the machine code is equal.
+    pub fn version(&self) -> Result<String, AssembleError> {
+        let out = Command::new(&self.ptxas).arg("--version").output()?;
+        let text = String::from_utf8_lossy(&out.stdout);
+        match version(&text).filter(|_| out.status.success()) {
+            Some(version) => Ok(format!("ptxas {version}")),
+            None => Err(AssembleError::Version(self.ptxas.clone())),
+        }
+    }
+
     /// Assembles a module for a machine, `sm_90a`.
     pub fn assemble(&self, text: &[u8], arch: &str) -> Result<Assembled, AssembleError> {
         let folder = Scratch::new()?;
-        let (source, cubin) = (folder.0.join("module.ptx"), folder.0.join("module.cubin"));
-        fs::write(&source, text)?;
-        let out = Command::new(&self.ptxas)
-            .arg("-v")
-            .arg(format!("-arch={arch}"))
-            .arg("-o")
-            .arg(&cubin)
-            .arg(&source)
-            .output()?;
+        let (source, cubin) = ("module.ptx", "module.cubin");
+        fs::write(folder.0.join(source), text)?;
+        // The machine code says how it was made: names without folders keep it the same everywhere.
+        let program = std::path::absolute(&self.ptxas)?;
+        let arch_flag = format!("-arch={arch}");
+        let out =
+            Command::new(program).args(["-v", &arch_flag, "-o", cubin, source]).current_dir(&folder.0).output()?;
         let report = String::from_utf8_lossy(&out.stderr);
         if !out.status.success() {
             let message = format!("{}{report}", String::from_utf8_lossy(&out.stdout));
             return Err(AssembleError::Refused { arch: arch.into(), message: message.trim().into() });
         }
-        Ok(Assembled { cubin: fs::read(&cubin)?, entries: entries(&report) })
+        Ok(Assembled { cubin: fs::read(folder.0.join(cubin))?, entries: entries(&report) })
     }
 
     /// What the instructions of machine code are, for each of its kernels.
@@ -145,6 +161,12 @@ impl Drop for Scratch {
         // What cannot be removed is left to the system, which clears the folder of temporary files.
         let _ = fs::remove_dir_all(&self.0);
     }
+}
+
+/// Reads `ptxas --version`: what stands behind the V of `release 13.0, V13.0.88`.
+fn version(text: &str) -> Option<&str> {
+    let behind = text.split_once("release ")?.1.split_once(", V")?.1;
+    behind.split_whitespace().next().filter(|v| v.starts_with(|c: char| c.is_ascii_digit()))
 }
 
 /// The number that stands before `what`.
@@ -189,5 +211,9 @@ mod tests {
         let wanted =
             Entry { name: "k".into(), registers: 42, stack: 16, spill_stores: 12, spill_loads: 8, shared: 1024 };
         assert_eq!(entries(report), [wanted]);
+        let banner =
+            "Built on Wed\nCuda compilation tools, release 13.0, V13.0.88\nBuild cuda_13.0.r13.0/compiler.1_0\n";
+        assert_eq!(version(banner), Some("13.0.88"));
+        assert_eq!(version("release 13.0, Vienna"), None);
     }
 }

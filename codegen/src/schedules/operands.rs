@@ -64,6 +64,10 @@ pub enum Data {
         /// Rotated pairs.
         pairs: u64,
     },
+    /// So many bytes of what the blocks of a GPU kernel tell each other: no result.
+    Scratch(u64),
+    /// So many bytes by which they find the last of them: zero before a call, and left so.
+    Counters(u64),
 }
 
 impl Data {
@@ -80,12 +84,18 @@ impl Data {
             Data::Ids { stride, .. } => tokens.saturating_sub(1) * stride + 4,
             Data::Cache { heads, head_dim } => heads * capacity * head_dim * 2,
             Data::Angles { pairs } => tokens * pairs * 8,
+            Data::Scratch(bytes) | Data::Counters(bytes) => *bytes,
         }
     }
 
     /// True for what a step reads once and nothing has read shortly before: it comes from memory.
     pub fn is_cold(&self) -> bool {
         matches!(self, Data::Weights { .. } | Data::Cache { .. })
+    }
+
+    /// True for what a kernel is run for, if it writes it.
+    pub fn is_result(&self) -> bool {
+        !matches!(self, Data::Scratch(_) | Data::Counters(_))
     }
 }
 
@@ -113,15 +123,24 @@ pub struct Operands {
     pub macs_per_position: u64,
     /// Positions seen, 0 = all.
     pub window: u64,
+    /// f16 terms that tensor cores multiply each activation as: 1 keeps 11 bits of it, 2 about 22; 0 for other kernels.
+    pub terms: u64,
+    /// So many chunks, one after another, make a result together.
+    pub together: u32,
 }
 
 impl Operands {
+    /// Of a kernel that multiplies nothing.
+    pub fn plain(max_tokens: u32, pointers: Vec<Operand>, scalars: Vec<ScalarArg>) -> Operands {
+        Operands { max_tokens, pointers, scalars, macs: 0, macs_per_position: 0, window: 0, terms: 0, together: 1 }
+    }
+
     fn new(max_tokens: u32, read: impl IntoIterator<Item = Data>, out: Data) -> Operands {
         let read = read.into_iter().map(|data| Operand { data, written: false });
         let pointers: Vec<Operand> = read.chain([Operand { data: out, written: true }]).collect();
         let macs = pointers.iter().map(|p| if let Data::Weights { rows, cols, .. } = p.data { rows * cols } else { 0 });
         let macs = macs.sum();
-        Operands { max_tokens, pointers, scalars: vec![ScalarArg::Tokens], macs, macs_per_position: 0, window: 0 }
+        Operands { macs, ..Operands::plain(max_tokens, pointers, vec![ScalarArg::Tokens]) }
     }
 
     fn cached(mut self) -> Operands {
@@ -247,9 +266,9 @@ pub(super) fn gemm(g: &Gemm) -> Operands {
 }
 
 pub(super) fn product(p: &Product) -> Operands {
-    let (x, norm) = match p.x {
-        Input::Rows { stride, norm, .. } => (rows(p.cols, stride), norm),
-        Input::Rounded(from) => (Data::F16(from), None),
+    let (x, norm, terms) = match p.x {
+        Input::Rows { stride, norm, terms } => (rows(p.cols, stride), norm, terms),
+        Input::Rounded(from) => (Data::F16(from), None, from.terms.into()),
     };
     let mut read = vec![x];
     read.extend(p.weights.iter().map(|l| weights(&Layout::Fragments(l.clone()), p.rows, p.cols)));
@@ -258,7 +277,7 @@ pub(super) fn product(p: &Product) -> Operands {
         read.extend(bias.then_some(Data::Vector(p.rows.next_multiple_of(ROWS))));
         read.extend(residual.map(|stride| rows(p.rows, stride)));
     }
-    Operands::new(p.max_tokens, read, rows(p.rows, p.out_stride))
+    Operands { terms, ..Operands::new(p.max_tokens, read, rows(p.rows, p.out_stride)) }
 }
 
 pub(super) fn attention(a: &Attention) -> Operands {

@@ -93,16 +93,21 @@ impl GpuKernels {
         self.cubins.keys().map(String::as_str)
     }
 
-    /// What to load on a device: machine code made for exactly this kind, else the text.
-    pub fn for_device(&self, facts: &DeviceFacts) -> Result<Code<'_>, GpuError> {
-        let exact = self.cubins.iter().find(|(arch, _)| Sm::parse(arch).is_some_and(|sm| sm.number == facts.sm));
-        if let Some((_, cubin)) = exact.filter(|_| facts.takes_cubins) {
-            return Ok(Code::Cubin(cubin));
+    /// What to load on a device, best first: machine code that runs there, if the driver takes any, and the text.
+    pub fn for_device(&self, facts: &DeviceFacts) -> Result<Vec<Code<'_>>, GpuError> {
+        let runs = |(arch, cubin)| Sm::parse(arch).filter(|sm: &Sm| sm.code_runs_on(facts.sm)).map(|sm| (sm, cubin));
+        let cubins = self.cubins.iter().map(|(arch, cubin)| (arch.as_str(), cubin)).filter_map(runs);
+        let nearest = cubins.filter(|_| facts.takes_cubins).max_by_key(|(sm, _)| (sm.number, sm.exact));
+        let text = Sm::parse(&self.target).filter(|sm| sm.runs_on(facts.sm)).map(|_| Code::Ptx(&self.ptx));
+        let codes: Vec<Code<'_>> =
+            nearest.map(|(_, cubin): (Sm, &Vec<u8>)| Code::Cubin(cubin)).into_iter().chain(text).collect();
+        match codes.is_empty() {
+            true => {
+                let (compiled, name) = (self.target.clone(), facts.name.clone());
+                Err(GpuError::WrongArch { compiled, device: facts.sm, name })
+            }
+            false => Ok(codes),
         }
-        if Sm::parse(&self.target).is_some_and(|sm| sm.runs_on(facts.sm)) {
-            return Ok(Code::Ptx(&self.ptx));
-        }
-        Err(GpuError::WrongArch { compiled: self.target.clone(), device: facts.sm, name: facts.name.clone() })
     }
 }
 

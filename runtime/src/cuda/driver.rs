@@ -48,6 +48,11 @@ impl Sm {
         Some(Sm { number: number.parse().ok().filter(|_| digits)?, exact })
     }
 
+    /// Whether a device of that compute capability runs machine code of such kernels: those of the same major number.
+    pub fn code_runs_on(self, device: u32) -> bool {
+        self.runs_on(device) && self.number / 10 == device / 10
+    }
+
     /// Whether a device of that compute capability runs the text of such kernels.
     pub fn runs_on(self, device: u32) -> bool {
         if self.exact { device == self.number } else { device >= self.number }
@@ -61,6 +66,24 @@ pub enum Code<'a> {
     Ptx(&'a str),
     /// Machine code.
     Cubin(&'a [u8]),
+}
+
+/// Loads the first of `codes` that the driver takes, and says if that is not the first: machine code may be of an assembler that
+/// is newer than the driver, which then compiles the text.
+pub fn load(driver: &mut dyn GpuDriver, codes: &[Code<'_>]) -> Result<(ModuleId, Option<String>), GpuError> {
+    let (mut note, mut last) = (None, GpuError::Refused { log: "there is no code".into() });
+    for code in codes {
+        match (code, driver.load(*code)) {
+            (_, Ok(module)) => return Ok((module, note)),
+            (Code::Cubin(_), Err(GpuError::Refused { log })) => {
+                note =
+                    Some(format!("the GPU driver refuses the machine code ({log}) and compiles the PTX in its place"));
+                last = GpuError::Refused { log };
+            }
+            (_, Err(e)) => return Err(e),
+        }
+    }
+    Err(last)
 }
 
 /// A loaded module.
@@ -143,6 +166,9 @@ pub trait GpuDriver: Send {
     /// Does what was recorded and waits; the nanoseconds it took on the device.
     fn time(&mut self, graph: GraphId) -> Result<u64, GpuError>;
 
+    /// Forgets what was recorded: the graph must not be used again.
+    fn forget(&mut self, graph: GraphId) -> Result<(), GpuError>;
+
     /// Waits until everything is done.
     fn synchronize(&mut self) -> Result<(), GpuError>;
 }
@@ -156,6 +182,9 @@ mod tests {
         let runs = |name: &str, device| Sm::parse(name).unwrap().runs_on(device);
         assert!(runs("sm_80", 80) && runs("sm_80", 90) && runs("sm_90a", 90) && runs("sm_80", 120));
         assert!(!runs("sm_90a", 100) && !runs("sm_90a", 86) && !runs("sm_90", 89) && !runs("sm_120", 90));
+        let code = |name: &str, device| Sm::parse(name).unwrap().code_runs_on(device);
+        assert!(code("sm_90a", 90) && code("sm_80", 86) && code("sm_86", 86) && code("sm_120", 121));
+        assert!(!code("sm_86", 80) && !code("sm_80", 90) && !code("sm_90a", 91) && !code("sm_90", 100));
         for name in ["", "sm_", "sm_9", "sm_90b", "sm_+90", "sm_9000", "90", "sm_a"] {
             assert_eq!(Sm::parse(name), None, "{name}");
         }

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::bind::{Bound, Memory, bytes_for};
-use super::driver::{DeviceFacts, GpuDriver, GraphId};
+use super::driver::{self, DeviceFacts, GpuDriver, GraphId};
 use super::error::GpuError;
 use crate::artifact::Artifact;
 use crate::error::RunError;
@@ -43,6 +43,7 @@ pub(crate) struct Gpu {
     artifact: Arc<Artifact>,
     kv_bytes: u64,
     profile: bool,
+    notes: Vec<String>,
     logits: Vec<f32>,
 }
 
@@ -61,14 +62,14 @@ impl Gpu {
         let Some(kernels) = artifact.gpu_kernels() else {
             return Err(RunError::NotForGpu { target: artifact.manifest().info.target.name.clone() });
         };
-        let code = kernels.for_device(driver.facts())?;
+        let codes = kernels.for_device(driver.facts())?;
         let has = driver.facts().shared_bytes;
         if let Some((kernel, l)) = plan.kernels.iter().zip(&plan.launches).find(|(_, l)| l.shared_bytes > has) {
             return Err(GpuError::SharedMemory { kernel: kernel.clone(), need: l.shared_bytes, has }.into());
         }
         let available = driver.free_memory()?;
         check_fit(|ctx| bytes_for(plan, ctx), ctx, plan.model.n_ctx, available)?;
-        let module = driver.load(code)?;
+        let (module, note) = driver::load(&mut *driver, &codes)?;
         let mut functions = Vec::with_capacity(plan.kernels.len());
         for name in &plan.kernels {
             functions.push(driver.function(module, name)?);
@@ -87,7 +88,8 @@ impl Gpu {
         });
         let steps = steps.collect();
         let kv_bytes = KvCache::bytes_for(&plan.kv, ctx).unwrap_or(0);
-        Ok(Gpu { driver, memory, steps, artifact, kv_bytes, profile, logits: Vec::new() })
+        let (notes, logits) = (note.into_iter().collect(), Vec::new());
+        Ok(Gpu { driver, memory, steps, artifact, kv_bytes, profile, notes, logits })
     }
 
     fn upload(&mut self, program: usize, tokens: &[u32], past: u32) -> Result<(), GpuError> {
@@ -201,6 +203,10 @@ impl Machine for Gpu {
 
     fn arena_bytes(&self) -> u64 {
         self.artifact.plan().arena_bytes()
+    }
+
+    fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     fn device(&self) -> Option<&DeviceFacts> {

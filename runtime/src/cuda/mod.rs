@@ -22,7 +22,7 @@ mod machine;
 mod real;
 
 pub use bind::{Bound, Memory};
-pub use driver::{Code, DeviceFacts, FunctionId, GpuDriver, GraphId, Launch, ModuleId, Sm};
+pub use driver::{Code, DeviceFacts, FunctionId, GpuDriver, GraphId, Launch, ModuleId, Sm, load};
 pub use error::GpuError;
 pub(crate) use machine::Gpu;
 

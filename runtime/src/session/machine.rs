@@ -30,6 +30,11 @@ pub(crate) trait Machine: Send {
     /// Bytes for activations.
     fn arena_bytes(&self) -> u64;
 
+    /// What the user should know of how it started.
+    fn notes(&self) -> &[String] {
+        &[]
+    }
+
     /// The GPU, if it is one.
     fn device(&self) -> Option<&DeviceFacts>;
 }

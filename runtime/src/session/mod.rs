@@ -61,7 +61,7 @@ pub struct CallTime {
     pub label: String,
     /// Nanoseconds over all runs, waiting included.
     pub nanos: u64,
-    /// Number of runs of the program; calls of the head ran in those that wanted logits.
+    /// How often it ran: calls of the head only in runs that wanted logits.
     pub runs: u64,
 }
 
@@ -71,7 +71,8 @@ const LOOK: usize = 8;
 /// One conversation.
 pub struct Session {
     machine: Box<dyn Machine>,
-    runs: Vec<u64>,
+    /// Of each program, and how many of them with the head.
+    runs: Vec<(u64, u64)>,
     gathered: Vec<f32>,
     artifact: Arc<Artifact>,
     capacity: u32,
@@ -103,7 +104,7 @@ impl Session {
     }
 
     fn on(machine: Box<dyn Machine>, artifact: Arc<Artifact>, capacity: u32) -> Session {
-        let runs = vec![0; artifact.plan().programs.len()];
+        let runs = vec![(0, 0); artifact.plan().programs.len()];
         Session { machine, runs, gathered: Vec::new(), artifact, capacity, position: 0 }
     }
 
@@ -174,7 +175,7 @@ impl Session {
             let first = self.position;
             ids.clear();
             if self.machine.decode(token, first, steps as u32, &mut ids)? {
-                self.runs[0] += steps as u64;
+                self.ran(0, steps as u64, true);
             } else {
                 ids.push(likeliest(self.eval(&[token], Logits::Last)?));
             }
@@ -231,6 +232,11 @@ impl Session {
         self.machine.device()
     }
 
+    /// What the user should know of how it started, a sentence each: machine code that was not taken.
+    pub fn notes(&self) -> &[String] {
+        self.machine.notes()
+    }
+
     /// The artifact.
     pub fn artifact(&self) -> &Arc<Artifact> {
         &self.artifact
@@ -239,10 +245,13 @@ impl Session {
     /// Time of every call of every program that ran; empty unless [`SessionOptions::profile`] was set.
     pub fn profile(&self) -> Vec<CallTime> {
         let mut out = Vec::new();
-        for (index, program) in self.artifact.plan().programs.iter().enumerate().filter(|(i, _)| self.runs[*i] > 0) {
-            for (call, nanos) in program.calls.iter().zip(self.machine.times(index).unwrap_or_default()) {
+        for (index, program) in self.artifact.plan().programs.iter().enumerate().filter(|(i, _)| self.runs[*i].0 > 0) {
+            let (all, with_head) = self.runs[index];
+            let times = self.machine.times(index).unwrap_or_default();
+            for (i, (call, nanos)) in program.calls.iter().zip(times).enumerate() {
+                let runs = if i < program.head_start as usize { all } else { with_head };
                 let label = call.label.clone();
-                out.push(CallTime { max_tokens: program.max_tokens, label, nanos: *nanos, runs: self.runs[index] });
+                out.push(CallTime { max_tokens: program.max_tokens, label, nanos: *nanos, runs });
             }
         }
         out
@@ -289,9 +298,15 @@ impl Session {
     fn run(&mut self, index: usize, tokens: &[u32], head: bool) -> Result<(), RunError> {
         debug_assert!((1..=self.width(index)).contains(&tokens.len()));
         self.machine.run(index, tokens, self.position, head)?;
-        self.runs[index] += 1;
+        self.ran(index, 1, head);
         self.position += tokens.len() as u32;
         Ok(())
+    }
+
+    fn ran(&mut self, index: usize, times: u64, head: bool) {
+        let (all, with_head) = &mut self.runs[index];
+        *all += times;
+        *with_head += if head { times } else { 0 };
     }
 }
 

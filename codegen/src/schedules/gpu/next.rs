@@ -58,13 +58,12 @@ impl Schedule for Next {
     }
 
     fn operands(&self) -> Operands {
-        let floats = |bytes: u64| Data::Rows { width: bytes.div_ceil(4), stride: bytes };
         let p = super::super::defaults(&self.space());
         let mut pointers = vec![
             (Data::Vector(self.vocab), false),
-            (floats(self.parts_bytes(&p)), true),
-            (floats(self.counters_bytes(&p)), true),
-            (floats(24), true),
+            (Data::Scratch(self.parts_bytes(&p)), true),
+            (Data::Counters(self.counters_bytes(&p)), true),
+            (Data::Scratch(24), true),
             (Data::Ids { stride: 4, below: self.vocab }, true),
             // Of a context of any length: one position is there.
             (Data::Ids { stride: 4, below: self.vocab }, true),
@@ -72,13 +71,10 @@ impl Schedule for Next {
         for &pairs in &self.rope {
             pointers.extend([(Data::Angles { pairs }, false), (Data::Angles { pairs }, true)]);
         }
+        let pointers = pointers.into_iter().map(|(data, written)| Operand { data, written }).collect();
         Operands {
-            max_tokens: 1,
-            pointers: pointers.into_iter().map(|(data, written)| Operand { data, written }).collect(),
-            scalars: vec![ScalarArg::Past, ScalarArg::Capacity],
-            macs: 0,
-            macs_per_position: 0,
-            window: 0,
+            together: self.chunks(&p),
+            ..Operands::plain(1, pointers, vec![ScalarArg::Past, ScalarArg::Capacity])
         }
     }
 

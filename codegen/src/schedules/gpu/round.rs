@@ -143,14 +143,8 @@ impl Schedule for Round {
         let data = [Data::Rows { width: self.width, stride: self.x_stride }].into_iter();
         let read = data.chain(self.norm.map(|_| Data::Vector(self.width)));
         let out = Operand { data: Data::F16(self.rows()), written: true };
-        Operands {
-            max_tokens: self.max_tokens,
-            pointers: read.map(|data| Operand { data, written: false }).chain([out]).collect(),
-            scalars: vec![ScalarArg::Tokens],
-            macs: 0,
-            macs_per_position: 0,
-            window: 0,
-        }
+        let pointers = read.map(|data| Operand { data, written: false }).chain([out]).collect();
+        Operands { terms: self.terms.into(), ..Operands::plain(self.max_tokens, pointers, vec![ScalarArg::Tokens]) }
     }
 
     fn build(&self, name: &str, p: &Params) -> Kernel {

@@ -310,6 +310,12 @@ impl GpuDriver for Cuda {
         Ok((f64::from(millis) * 1e6) as u64)
     }
 
+    fn forget(&mut self, graph: GraphId) -> Result<(), GpuError> {
+        self.enter()?;
+        let graph = std::mem::replace(&mut self.graphs[graph.0 as usize], ptr::null_mut());
+        call!(self.api, cuGraphExecDestroy(graph))
+    }
+
     fn synchronize(&mut self) -> Result<(), GpuError> {
         self.enter()?;
         call!(self.api, cuStreamSynchronize(self.stream))
@@ -320,7 +326,7 @@ impl Drop for Cuda {
     /// Gives everything back. What fails here fails because the context is gone, and everything with it.
     fn drop(&mut self) {
         let _ = self.synchronize();
-        for graph in self.graphs.drain(..) {
+        for graph in self.graphs.drain(..).filter(|g| !g.is_null()) {
             let _ = call!(self.api, cuGraphExecDestroy(graph));
         }
         for module in self.modules.drain(..) {

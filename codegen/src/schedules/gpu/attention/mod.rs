@@ -137,13 +137,12 @@ impl Schedule for Attention {
         let p = super::super::defaults(&self.space());
         let mut operands = cpu::Attention { max_tokens: 2, ..self.op.clone() }.operands();
         operands.max_tokens = self.op.max_tokens;
-        // Of all tokens together.
-        let scratch = |bytes: u64| Operand { data: Data::Vector(bytes / 4), written: true };
         let (parts, counters) = (self.parts_bytes(&p), self.counters_bytes(&p));
         if parts > 0 {
-            operands.pointers.extend([parts, counters].map(scratch));
+            let scratch = [Data::Scratch(parts), Data::Counters(counters)];
+            operands.pointers.extend(scratch.map(|data| Operand { data, written: true }));
         }
-        operands
+        Operands { terms: self.terms, together: Config::new(&self.op, &p).splits as u32, ..operands }
     }
 
     fn build(&self, name: &str, p: &Params) -> Kernel {

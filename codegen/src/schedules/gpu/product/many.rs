@@ -178,7 +178,8 @@ impl Tile<'_> {
         let raw = self.load(b, zero);
         let (high, wide) = (s.high as usize, s.wide as usize);
         // The sums [weight][panel][n], n counting 8 tokens each, or all of them where four warps add in one go.
-        let counts: Vec<usize> = self.readers.iter().map(|r| if s.grouped && r.is_exact() { 1 } else { wide }).collect();
+        let counts: Vec<usize> =
+            self.readers.iter().map(|r| if s.grouped && r.is_exact() { 1 } else { wide }).collect();
         let start = |b: &mut KernelBuilder, n: usize| vec![b.f32(4 * (wide / n) as u16, 0.0); high * n];
         let none: Vec<Value> = counts.iter().flat_map(|&n| start(b, n)).collect();
         // The slot that is read, what is loaded, and the sums.

@@ -130,7 +130,10 @@ impl Schedule for Product {
                 Axis { name: "wgmma", values: vec![0, 1] },
                 Axis { name: "warps", values: vec![4, 8] },
                 Axis { name: "high", values: high },
-                Axis { name: "tokens", values: first(wide, &[64, 32, 128, 256, 16, 8]).into_iter().filter(fits).collect() },
+                Axis {
+                    name: "tokens",
+                    values: first(wide, &[64, 32, 128, 256, 16, 8]).into_iter().filter(fits).collect(),
+                },
                 Axis { name: "stages", values: vec![3, 2, 4] },
                 Axis { name: "resident", values: vec![1, 2] },
             ];
