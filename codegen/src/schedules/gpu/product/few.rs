@@ -211,7 +211,8 @@ pub(super) fn build(p: &Product, name: &str, params: &Params) -> Kernel {
                         }
                     })
                     .collect();
-                epilogue.finish(b, panel, row, token, &sums);
+                let row = epilogue.row(b, panel, row);
+                epilogue.finish(b, &row, token, &sums);
             });
             vec![]
         });

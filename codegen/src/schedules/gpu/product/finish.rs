@@ -14,6 +14,12 @@ pub(super) struct Epilogue {
     out: Value,
 }
 
+/// A row of the result.
+pub(super) struct Row {
+    at: Value,
+    bias: Option<Value>,
+}
+
 impl Epilogue {
     /// Declares the parameters: bias, residual, out.
     pub(super) fn params(b: &mut KernelBuilder, p: &Product) -> Epilogue {
@@ -26,11 +32,21 @@ impl Epilogue {
         Epilogue { finish: p.finish, out_stride: p.out_stride, bias, residual, out: b.ptr_param("out") }
     }
 
-    /// Writes row `row` of panel `panel` for a token, from the sum of each weight. Rows beyond the matrix are written, too:
-    /// results are whole panels.
-    pub(super) fn finish(&self, b: &mut KernelBuilder, panel: Value, row: Value, token: Value, sums: &[Value]) {
+    /// What is the same for all tokens of row `row` of panel `panel`.
+    pub(super) fn row(&self, b: &mut KernelBuilder, panel: Value, row: Value) -> Row {
         let at = b.mul_imm(panel, ROWS as i64);
         let at = b.add(at, row);
+        let bias = self.bias.map(|bias| {
+            let p = b.index(bias, at, 4);
+            b.load(Type::F32, p, 0)
+        });
+        Row { at, bias }
+    }
+
+    /// Writes a row for a token, from the sum of each weight. Rows beyond the matrix are written, too: results are whole
+    /// panels.
+    pub(super) fn finish(&self, b: &mut KernelBuilder, row: &Row, token: Value, sums: &[Value]) {
+        let at = row.at;
         let y = match self.finish {
             Finish::Glu(function) => {
                 let gate = function.apply(b, sums[0]);
@@ -38,10 +54,8 @@ impl Epilogue {
             }
             Finish::Sum { residual, .. } => {
                 let mut y = sums[0];
-                if let Some(bias) = self.bias {
-                    let p = b.index(bias, at, 4);
-                    let v = b.load(Type::F32, p, 0);
-                    y = b.add(y, v);
+                if let Some(bias) = row.bias {
+                    y = b.add(y, bias);
                 }
                 if let (Some(r), Some(stride)) = (self.residual, residual) {
                     let p = b.index(r, token, stride as i64);

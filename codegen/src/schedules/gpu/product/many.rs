@@ -250,39 +250,43 @@ impl Tile<'_> {
 
     fn finish(&self, b: &mut KernelBuilder, epilogue: &Epilogue, sums: &[Value]) {
         let (high, wide) = (self.s.high as usize, self.s.wide as usize);
-        let panels = b.i64(self.p.panels() as i64);
-        for n in 0..wide {
-            for column in 0..2 {
-                let token = b.mul_imm(self.c, 2);
-                let token = b.add_imm(token, n as i64 * 8 + column);
-                let token = b.add(self.token, token);
-                let live = b.cmp(Pred::Slt, token, self.tokens);
-                b.when(live, |b| {
-                    let scale = b.index(self.x, token, self.from.bytes() as i64);
-                    let scale = b.load(Type::F32, scale, self.from.scale() as i64);
-                    for h in 0..high {
-                        let panel = b.add_imm(self.first, h as i64);
-                        let real = b.cmp(Pred::Slt, panel, panels);
-                        b.when(real, |b| {
-                            for half in 0..2 {
-                                let row = b.add_imm(self.g, half * 8);
+        let last_panel = b.i64(self.p.panels() as i64 - 1);
+        for h in 0..high {
+            let panel = b.add_imm(self.first, h as i64);
+            let real = b.cmp(Pred::Sle, panel, last_panel);
+            b.when(real, |b| {
+                let rows = [0, 8].map(|half| b.add_imm(self.g, half));
+                // Of each half of the panel: the factor of each weight, if rows have one, and what its result needs.
+                let factors = rows.map(|row| {
+                    let of = |(reader, &w): (&Weights<'_>, &Value)| {
+                        let start = reader.panel(b, w, panel);
+                        reader.row_scale(b, start, row)
+                    };
+                    self.readers.iter().zip(self.weights).map(of).collect::<Vec<_>>()
+                });
+                let rows = rows.map(|row| epilogue.row(b, panel, row));
+                for n in 0..wide {
+                    for column in 0..2 {
+                        let token = b.mul_imm(self.c, 2);
+                        let token = b.add_imm(token, n as i64 * 8 + column);
+                        let token = b.add(self.token, token);
+                        let live = b.cmp(Pred::Slt, token, self.tokens);
+                        b.when(live, |b| {
+                            let scale = b.index(self.x, token, self.from.bytes() as i64);
+                            let scale = b.load(Type::F32, scale, self.from.scale() as i64);
+                            for (half, row) in rows.iter().enumerate() {
                                 let of = |b: &mut KernelBuilder, kind: usize| {
-                                    let v = b.extract(sums[(kind * high + h) * wide + n], half * 2 + column);
+                                    let v = b.extract(sums[(kind * high + h) * wide + n], half as i64 * 2 + column);
                                     let v = b.mul(v, scale);
-                                    let reader = &self.readers[kind];
-                                    let start = reader.panel(b, self.weights[kind], panel);
-                                    match reader.row_scale(b, start, row) {
-                                        Some(scale) => b.mul(v, scale),
-                                        None => v,
-                                    }
+                                    factors[half][kind].map_or(v, |factor| b.mul(v, factor))
                                 };
                                 let sums: Vec<Value> = (0..self.weights.len()).map(|kind| of(b, kind)).collect();
-                                epilogue.finish(b, panel, row, token, &sums);
+                                epilogue.finish(b, row, token, &sums);
                             }
                         });
                     }
-                });
-            }
+                }
+            });
         }
     }
 }
