@@ -113,6 +113,7 @@ fn table(assembler: &Assembler, target: &Target, faults: &mut Vec<String>) -> St
     let text = Ptx.object(&each, target).unwrap_or_else(|e| panic!("{}: {e}", target.name));
     let made = assembler.assemble(&text, &target.name).unwrap_or_else(|e| panic!("{}: {e}", target.name));
     let sass = assembler.disassemble(&made.cubin).unwrap_or_else(|e| panic!("{}: {e}", target.name));
+    faults.extend(made.warnings.iter().map(|w| format!("{}: {w}", target.name)));
     let mut out = String::new();
     for (kernel, name) in &kernels {
         let entry = made.entries.iter().find(|e| e.name == *name).expect("an entry");

@@ -30,6 +30,8 @@ pub struct Assembled {
     pub cubin: Vec<u8>,
     /// What the entries need, in the order of the assembler's report.
     pub entries: Vec<Entry>,
+    /// What it warns of: above all that it could not let products of four warps run at the same time.
+    pub warnings: Vec<String>,
 }
 
 /// What a kernel needs.
@@ -119,7 +121,7 @@ impl Assembler {
             let message = format!("{}{report}", String::from_utf8_lossy(&out.stdout));
             return Err(AssembleError::Refused { arch: arch.into(), message: message.trim().into() });
         }
-        Ok(Assembled { cubin: fs::read(folder.0.join(cubin))?, entries: entries(&report) })
+        Ok(Assembled { cubin: fs::read(folder.0.join(cubin))?, entries: entries(&report), warnings: warnings(&report) })
     }
 
     /// What the instructions of machine code are, for each of its kernels.
@@ -175,6 +177,12 @@ fn number(line: &str, what: &str) -> Option<u32> {
     before.trim_end().rsplit([' ', ',']).next()?.parse().ok()
 }
 
+/// The lines that are no mere facts.
+fn warnings(report: &str) -> Vec<String> {
+    let is_one = |line: &&str| line.contains("warning") || line.contains("Potential Performance Loss");
+    report.lines().filter(is_one).map(|line| line.trim().to_string()).collect()
+}
+
 /// Reads the report of `ptxas -v`.
 fn entries(report: &str) -> Vec<Entry> {
     let mut out: Vec<Entry> = vec![];
@@ -211,6 +219,9 @@ mod tests {
         let wanted =
             Entry { name: "k".into(), registers: 42, stack: 16, spill_stores: 12, spill_loads: 8, shared: 1024 };
         assert_eq!(entries(report), [wanted]);
+        assert_eq!(warnings(report), [""; 0]);
+        let loss = "ptxas info    : (C7510) Potential Performance Loss: wgmma.mma_async instructions are serialized due to";
+        assert_eq!(warnings(&format!("{report}{loss}\n")), [loss]);
         let banner =
             "Built on Wed\nCuda compilation tools, release 13.0, V13.0.88\nBuild cuda_13.0.r13.0/compiler.1_0\n";
         assert_eq!(version(banner), Some("13.0.88"));

@@ -50,8 +50,8 @@ impl Precision {
     /// Bits of the nearest float.
     pub(super) fn put(self, s: Scalar, v: f64) -> u64 {
         match s {
-            Scalar::F16 => u64::from(f16::from_f64(v).to_bits()),
-            Scalar::BF16 => u64::from(bf16::from_f64(v).to_bits()),
+            Scalar::F16 => u64::from(f16::from_f32(v as f32).to_bits()),
+            Scalar::BF16 => u64::from(bf16::from_f32(v as f32).to_bits()),
             Scalar::F32 if self == Precision::F32 => u64::from((v as f32).to_bits()),
             _ => v.to_bits(),
         }
