@@ -4,7 +4,7 @@
 //! Distances are the largest difference of a logit over the largest logit. Every mistake that the emulator knows (bounds,
 //! races, missing waits, memory that nothing wrote) fails a step.
 
-use std::sync::Arc;
+use rayon::prelude::*;
 use tilewright_codegen::emulated::{EmulatedDriver, EmulatedGpu};
 use tilewright_codegen::target::Target;
 use tilewright_driver::BuildOptions;
@@ -49,7 +49,8 @@ fn against_golden(built: &Built, golden: &Golden, seed: u64) -> [f32; 2] {
 #[test]
 fn every_architecture() {
     let targets = ["sm_90a", "sm_80", "sm_75", "sm_100a", "sm_86", "sm_120", "sm_89", "sm_90"];
-    for (i, name) in Golden::names().iter().enumerate() {
+    // Each model on one of the targets; the emulator is one thread a model.
+    Golden::names().par_iter().enumerate().for_each(|(i, name)| {
         let golden = Golden::load(name).unwrap();
         let target = targets[i % targets.len()];
         for (activations, limit) in [(Activations::F16Pair, F32_LIMIT), (Activations::F16, F16_LIMIT)] {
@@ -59,7 +60,7 @@ fn every_architecture() {
             eprintln!("{name} {target} {activations:?}: prefill {:.1e}, decode {:.1e}", d[0], d[1]);
             assert!(d.iter().all(|&d| d <= limit), "{name} {target} {activations:?}: {d:?}");
         }
-    }
+    });
 }
 
 /// Fifty tokens of a quantised model: those of the CPU, whether the host chooses each or the GPU goes on by itself.
@@ -100,5 +101,4 @@ fn fifty_tokens() {
         assert_eq!(best as u32, next, "token {i}");
         token = next;
     }
-    let _ = Arc::strong_count(&gpu.artifact);
 }
