@@ -16,7 +16,7 @@ use tilewright_models::model::Model;
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
-    /// Few samples, about a minute [default]
+    /// Few samples, about a minute (default)
     #[arg(long, conflicts_with = "full")]
     quick: bool,
     /// Many samples, about ten minutes

@@ -3,7 +3,7 @@
 use super::{LowerError, LoweredCall, Lowering, attention};
 use crate::pack::{Fragments, Layout};
 use crate::schedules::gpu::{Attention, Embed, F16Rows, Input, KvWrite, Product, Round, Rowwise};
-use crate::schedules::{self, Finish, RowwiseOp, Schedule, defaults};
+use crate::schedules::{self, Finish, Schedule, defaults};
 use tilewright_ir::graph::{Elem, NodeId, OpKind};
 use tilewright_runtime::plan::{Arg, ScalarArg};
 
@@ -139,16 +139,7 @@ impl Lowering<'_> {
                 }
                 Box::new(attention)
             }
-            _ => {
-                let (out, out_stride) = self.value(n)?;
-                let x = g.operands(n)[0];
-                let (xa, x_stride) = self.value(x)?;
-                args.push(xa);
-                let op = self.rowwise(n, op, &mut args)?;
-                args.push(out);
-                let width = if op == RowwiseOp::Argmax { g.ty(x).width().unwrap_or(1) } else { width };
-                Box::new(Rowwise(schedules::Rowwise { op, width, x_stride, out_stride, max_tokens: tokens }))
-            }
+            _ => Box::new(Rowwise(self.rowwise(n, &mut args)?)),
         };
         let params = (self.cx.params)(schedule.as_ref());
         let label = format!("{} {}", op.row().name, g.node(n).name).trim_end().to_string();

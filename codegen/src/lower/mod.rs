@@ -12,7 +12,7 @@ mod gpu;
 use crate::pack::{Layout, ROWS};
 use crate::schedules::gpu::{F16Rows, Next};
 use crate::schedules::{
-    Activation, Attention, Bf16Rows, HeadPrep, Params, Q8Rows, RopeStyle, RowwiseOp, Schedule, defaults,
+    Activation, Attention, Bf16Rows, HeadPrep, Params, Q8Rows, RopeStyle, Rowwise, RowwiseOp, Schedule, defaults,
 };
 use tilewright_ir::graph::{Dim, Elem, Graph, NodeId, OpKind, TensorType, Weight};
 use tilewright_passes::memory::{self, ALIGN, Memory, Place};
@@ -346,9 +346,22 @@ impl Lowering<'_> {
         Activation::from_word(&word).ok_or_else(|| self.fail(n, format!("no kernel for activation `{word}`")))
     }
 
-    fn rowwise(&mut self, n: NodeId, op: OpKind, args: &mut Vec<Arg>) -> Result<RowwiseOp, LowerError> {
+    /// An op on rows by themselves, with its arguments.
+    fn rowwise(&mut self, n: NodeId, args: &mut Vec<Arg>) -> Result<Rowwise, LowerError> {
         let g = self.graph;
-        Ok(match op {
+        let x = g.operands(n)[0];
+        let ((xa, x_stride), (out, out_stride)) = (self.value(x)?, self.value(n)?);
+        args.push(xa);
+        let op = self.rowwise_op(n, args)?;
+        args.push(out);
+        let rows = if op == RowwiseOp::Argmax { x } else { n };
+        let width = g.ty(rows).width().unwrap_or(1);
+        Ok(Rowwise { op, width, x_stride, out_stride, max_tokens: self.tokens })
+    }
+
+    fn rowwise_op(&mut self, n: NodeId, args: &mut Vec<Arg>) -> Result<RowwiseOp, LowerError> {
+        let g = self.graph;
+        Ok(match g.node(n).op {
             OpKind::RmsNorm => {
                 let gamma = self.operand(n, "gamma")?;
                 args.push(self.vector(gamma)?);

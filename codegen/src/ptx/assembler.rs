@@ -220,7 +220,8 @@ mod tests {
             Entry { name: "k".into(), registers: 42, stack: 16, spill_stores: 12, spill_loads: 8, shared: 1024 };
         assert_eq!(entries(report), [wanted]);
         assert_eq!(warnings(report), [""; 0]);
-        let loss = "ptxas info    : (C7510) Potential Performance Loss: wgmma.mma_async instructions are serialized due to";
+        let loss =
+            "ptxas info    : (C7510) Potential Performance Loss: wgmma.mma_async instructions are serialized due to";
         assert_eq!(warnings(&format!("{report}{loss}\n")), [loss]);
         let banner =
             "Built on Wed\nCuda compilation tools, release 13.0, V13.0.88\nBuild cuda_13.0.r13.0/compiler.1_0\n";

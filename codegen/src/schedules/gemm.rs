@@ -40,7 +40,7 @@ pub enum Finish {
     Glu(Activation),
 }
 
-/// `y = x W^T` or `fn(x G^T) * (x U^T)` with bf16 rows x. Arguments: x, each weight, [bias], [residual], out; scalars:
+/// `y = x W^T` or `fn(x G^T) * (x U^T)` with bf16 rows x. Arguments: x, each weight, `[bias]`, `[residual]`, out; scalars:
 /// tokens.
 #[derive(Clone, Debug)]
 pub struct Gemm {

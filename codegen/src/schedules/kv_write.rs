@@ -5,7 +5,7 @@ use super::{Operands, Params, Schedule, if_token, operands};
 use tilewright_ir::kernel::{Kernel, KernelBuilder, Scalar, Type, Value};
 use tilewright_runtime::plan::KEY_BLOCK;
 
-/// `kv_write`. Arguments: k cache, v cache, k, v, [angles], [gamma]; scalars: tokens, past, capacity. One chunk a token.
+/// `kv_write`. Arguments: k cache, v cache, k, v, `[angles]`, `[gamma]`; scalars: tokens, past, capacity. One chunk a token.
 #[derive(Clone, Debug)]
 pub struct KvWrite {
     /// K/V heads.

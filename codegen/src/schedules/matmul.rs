@@ -31,7 +31,7 @@ impl Activations {
     }
 }
 
-/// `y = x W^T (+ bias) (+ residual)`. Arguments: x, w, [bias], [residual], out; scalars: tokens.
+/// `y = x W^T (+ bias) (+ residual)`. Arguments: x, w, `[bias]`, `[residual]`, out; scalars: tokens.
 #[derive(Clone, Debug)]
 pub struct Matmul {
     /// Layout of the weight.

@@ -123,7 +123,7 @@ pub enum Rounding {
     Bf16,
 }
 
-/// `quantize`, with or without the norm. Arguments: x, [gamma], out; scalars: tokens. One chunk a token.
+/// `quantize`, with or without the norm. Arguments: x, `[gamma]`, out; scalars: tokens. One chunk a token.
 #[derive(Clone, Debug)]
 pub struct Quantize {
     /// Elements a row.

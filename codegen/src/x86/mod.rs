@@ -6,7 +6,7 @@
 //!        ──regalloc2──▶ registers, spills, moves ──emit (iced-x86)──▶ constants + code
 //! ```
 //!
-//! Which instruction an op becomes is a table ([`isa`]); nothing here knows a particular kernel. The schedule's order is
+//! Which instruction an op becomes is a table (`isa`); nothing here knows a particular kernel. The schedule's order is
 //! kept: what it wrote is what runs, except that loads used once become memory operands of their users.
 //!
 //! ```

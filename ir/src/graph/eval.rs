@@ -10,7 +10,7 @@ use half::bf16;
 use std::borrow::Cow;
 
 /// Evaluates the node `id` for operands in the order of the graph; `kv` is the cache if the op has one. A whole graph
-/// runs in [`super::Interp`]; by itself this serves tests of kernels.
+/// runs in [`super::interp::Interp`]; by itself this serves tests of kernels.
 pub fn eval_op<R: Real>(
     graph: &Graph,
     id: NodeId,

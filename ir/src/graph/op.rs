@@ -70,7 +70,7 @@ macro_rules! graph_ops {
     ($($op:ident $name:literal ($($operand:literal),*) [$($opt:literal),*] {$($attr:literal: $kind:expr),*} $doc:literal;)*) => {
         /// Operations; [`GRAPH_OPS`] says what each takes and means.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        pub enum OpKind { $(#[doc = $doc] $op,)* }
+        pub enum OpKind { $(#[doc = concat!("```text\n", $doc, "\n```")] $op,)* }
 
         /// The operations, in the order of [`OpKind`].
         pub const GRAPH_OPS: &[OpRow] = &[$(OpRow {

@@ -176,7 +176,7 @@ macro_rules! ops {
     ($($op:ident $name:literal, $operands:expr, $result:ident, $imm:literal, $doc:literal;)*) => {
         /// Operation codes; [`OP_TABLE`] says what each takes and gives.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        pub enum Opcode { $(#[doc = $doc] $op,)* }
+        pub enum Opcode { $(#[doc = concat!("```text\n", $doc, "\n```")] $op,)* }
 
         /// The instruction set, one row an op, in the order of [`Opcode`].
         pub const OP_TABLE: &[OpInfo] = &[$(OpInfo {

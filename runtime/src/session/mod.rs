@@ -1,4 +1,4 @@
-//! A session: one conversation with an artifact, on a CPU or a GPU ([`machine`]).
+//! A session: one conversation with an artifact, on a CPU or a GPU (`machine`).
 //!
 //! ```no_run
 //! # use std::sync::Arc;

@@ -33,7 +33,7 @@ const MAX_ROWS: u64 = 32;
 /// Most parts of the keys of a token.
 const MAX_SPLITS: u64 = 8;
 
-/// `attention`. Arguments: q, k cache, v cache, [angles], [gamma], out; scalars: tokens, past, capacity.
+/// `attention`. Arguments: q, k cache, v cache, `[angles]`, `[gamma]`, out; scalars: tokens, past, capacity.
 ///
 /// With parameter `splits` above 1, `out` takes [`Attention::scratch_bytes`] of partial results, and a call of
 /// [`Attention::combine`] follows.

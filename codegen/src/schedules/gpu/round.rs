@@ -100,7 +100,7 @@ impl F16Rows {
     }
 }
 
-/// `round`, with or without the norm. Arguments: x, [gamma], out; scalars: tokens. One block a token.
+/// `round`, with or without the norm. Arguments: x, `[gamma]`, out; scalars: tokens. One block a token.
 #[derive(Clone, Debug)]
 pub struct Round {
     /// Elements a row.

@@ -1,7 +1,7 @@
 //! Chat templates: Jinja, rendered under bounds of time and memory.
 //!
 //! A template comes with the model file, so it is untrusted code. Three things hold it: the engine's fuel bounds the
-//! instructions; a **budget of bytes** is charged by every operation that can copy or build a value ([`super::guard`]
+//! instructions; a **budget of bytes** is charged by every operation that can copy or build a value (`guard`
 //! makes operators ask for it, the filters and methods below do themselves); and no loader, `include` or Python object
 //! exists.
 

@@ -41,7 +41,7 @@ pub enum Input {
     Rounded(F16Rows),
 }
 
-/// `y = x W^T`, or `fn(x G^T) * (x U^T)`. Arguments: x, each weight, [gamma], [bias], [residual], out; scalars: tokens.
+/// `y = x W^T`, or `fn(x G^T) * (x U^T)`. Arguments: x, each weight, `[gamma]`, `[bias]`, `[residual]`, out; scalars: tokens.
 #[derive(Clone, Debug)]
 pub struct Product {
     /// Layout of the weight, or of gate and up.
@@ -161,9 +161,8 @@ impl Schedule for Product {
         let sums = self.weights.len() * if exact { 1 } else { 2 * (1 + self.involved()) };
         let most = i64::from(self.max_tokens.next_multiple_of(8).next_power_of_two());
         let tokens = most.min(256 / sums.next_power_of_two() as i64);
-        let of = |tokens, stages| {
-            [("wgmma", 1), ("warps", 8), ("high", 1), ("tokens", tokens), ("stages", stages)].into()
-        };
+        let of =
+            |tokens, stages| [("wgmma", 1), ("warps", 8), ("high", 1), ("tokens", tokens), ("stages", stages)].into();
         // Two terms are twice the shared memory.
         vec![of(tokens, 2), of(tokens, 3), of(tokens, 4)]
     }

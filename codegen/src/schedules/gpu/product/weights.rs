@@ -136,12 +136,7 @@ impl<'a> Weights<'a> {
             }
             Fragments::Quant(q) => q,
         };
-        let codes: Vec<Codes<'_>> = raw.iter().map(|raw| Codes::new(b, q, raw)).collect();
-        let levels = |b: &mut KernelBuilder, kind: usize| -> Vec<Vec<Value>> {
-            codes.iter().map(|c| c.level(b, kind)).collect()
-        };
-        let (scales, mins) = (levels(b, 0), q.has_min.then(|| levels(b, 1)));
-        let ones = ones(b);
+        let Unit { codes, scales, mins, ones } = &Unit::new(b, q, raw);
         let zero = b.f32(4, 0.0);
         let tiles = (q.group / 16) as usize;
         for group in 0..(UNIT_K / q.group) as usize {
@@ -156,11 +151,11 @@ impl<'a> Weights<'a> {
                     let terms = x.iter().enumerate().flat_map(|(j, terms)| terms.iter().map(move |&x| (j, x)));
                     terms.fold(zero, |sum, (j, x)| b.mma(sum, a(j), x))
                 };
-                let total = mins.as_ref().map(|_| product(b, &|_| ones));
+                let total = mins.as_ref().map(|_| product(b, &|_| *ones));
                 for (p, sums) in sums.iter_mut().enumerate() {
                     let v = product(b, &|j| fragments[p][j]);
                     sums[n] = b.fma(scales[p][group], v, sums[n]);
-                    if let (Some(mins), Some(total)) = (&mins, total) {
+                    if let (Some(mins), Some(total)) = (mins, total) {
                         sums[n] = b.fma(mins[p][group], total, sums[n]);
                     }
                 }
@@ -201,12 +196,7 @@ impl<'a> Weights<'a> {
             }
             Fragments::Quant(q) => q,
         };
-        let codes: Vec<Codes<'_>> = raw.iter().map(|raw| Codes::new(b, q, raw)).collect();
-        let levels = |b: &mut KernelBuilder, kind: usize| -> Vec<Vec<Value>> {
-            codes.iter().map(|c| c.level(b, kind)).collect()
-        };
-        let (scales, mins) = (levels(b, 0), q.has_min.then(|| levels(b, 1)));
-        let ones = ones(b);
+        let Unit { codes, scales, mins, ones } = &Unit::new(b, q, raw);
         let zero = b.f32(4 * sums[0].len() as u16, 0.0);
         let tiles = (q.group / 16) as usize;
         for group in 0..(UNIT_K / q.group) as usize {
@@ -218,14 +208,14 @@ impl<'a> Weights<'a> {
                 steps.fold(zero, |sum, (i, j, x)| b.wgmma(sum, a(i), x, j as i64))
             };
             // All that is multiplied at the same time, before anything is read.
-            let total = mins.as_ref().map(|_| product(b, &|_| ones));
+            let total = mins.as_ref().map(|_| product(b, &|_| *ones));
             let products: Vec<Value> = fragments.iter().map(|a| product(b, &|i| a[i])).collect();
             let total = total.map(|t| fours(b, t));
             for (p, sums) in sums.iter_mut().enumerate() {
                 let products = fours(b, products[p]);
                 for (n, sum) in sums.iter_mut().enumerate() {
                     *sum = b.fma(scales[p][group], products[n], *sum);
-                    if let (Some(mins), Some(total)) = (&mins, &total) {
+                    if let (Some(mins), Some(total)) = (mins, &total) {
                         *sum = b.fma(mins[p][group], total[n], *sum);
                     }
                 }
@@ -284,12 +274,6 @@ impl<'a> Weights<'a> {
     }
 }
 
-/// A fragment whose product is the sum of the columns.
-fn ones(b: &mut KernelBuilder) -> Value {
-    let one = b.int(Type::I32.x(4), 0x3c00_3c00);
-    b.bitcast(one, Type::F16.x(8))
-}
-
 /// The lanes of a vector, four by four.
 pub(super) fn fours(b: &mut KernelBuilder, v: Value) -> Vec<Value> {
     if b.ty(v).lanes == 4 {
@@ -304,6 +288,27 @@ fn scalar(store: Store) -> Scalar {
         Store::F32 => Scalar::F32,
         Store::F16 => Scalar::F16,
         Store::BF16 => Scalar::BF16,
+    }
+}
+
+/// A unit of some panels.
+struct Unit<'a> {
+    codes: Vec<Codes<'a>>,
+    /// Of each panel and group.
+    scales: Vec<Vec<Value>>,
+    mins: Option<Vec<Vec<Value>>>,
+    /// A fragment whose product is the sum of the columns, which mins are multiplied with.
+    ones: Value,
+}
+
+impl<'a> Unit<'a> {
+    fn new(b: &mut KernelBuilder, q: &'a FragmentQuant, raw: &[&[Value]]) -> Unit<'a> {
+        let codes: Vec<Codes<'_>> = raw.iter().map(|raw| Codes::new(b, q, raw)).collect();
+        let mut levels = |kind: usize| codes.iter().map(|c| c.level(b, kind)).collect();
+        let (scales, mins) = (levels(0), q.has_min.then(|| levels(1)));
+        let one = b.int(Type::I32.x(4), 0x3c00_3c00);
+        let ones = b.bitcast(one, Type::F16.x(8));
+        Unit { codes, scales, mins, ones }
     }
 }
 
