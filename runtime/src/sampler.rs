@@ -3,7 +3,11 @@
 //! The order is that of llama.cpp's default chain: logit bias, penalties, top-k, top-p, min-p, temperature, draw. The same
 //! parameters, seed and logits give the same tokens on every machine, up to the rounding of `exp`.
 
+mod device;
+
 use std::collections::HashMap;
+
+pub use device::{MAX_TOP_K, OnDevice};
 
 /// How a token is chosen. The default is greedy.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,8 +37,13 @@ pub struct SamplerParams {
 impl SamplerParams {
     /// Whether the likeliest token is taken, and nothing but the logits says which that is.
     pub fn is_greedy(&self) -> bool {
+        (self.temp <= 0.0 || self.top_k == 1) && self.logit_bias.is_empty() && !self.looks_back()
+    }
+
+    /// Whether the tokens before matter.
+    pub fn looks_back(&self) -> bool {
         let penalised = self.repeat_penalty != 1.0 || self.frequency_penalty != 0.0 || self.presence_penalty != 0.0;
-        self.temp <= 0.0 && self.logit_bias.is_empty() && (!penalised || self.repeat_last_n == 0)
+        penalised && self.repeat_last_n != 0
     }
 }
 
@@ -156,6 +165,12 @@ impl Sampler {
         }
         let rng = Rng::new(params.seed);
         Ok(Self { params, rng, order: Vec::new(), weights: Vec::new() })
+    }
+
+    /// Takes the likeliest token.
+    pub fn greedy() -> Self {
+        let params = SamplerParams::default();
+        Self { rng: Rng::new(params.seed), params, order: Vec::new(), weights: Vec::new() }
     }
 
     /// The parameters.
