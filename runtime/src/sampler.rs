@@ -5,6 +5,7 @@
 
 mod device;
 
+use std::cmp::Ordering;
 use std::collections::HashMap;
 
 pub use device::{MAX_TOP_K, OnDevice};
@@ -228,7 +229,9 @@ impl Sampler {
         order.extend(
             (0..logits.len() as u32).filter(|&i| logits[i as usize] >= early && logits[i as usize] > f32::NEG_INFINITY),
         );
-        let descending = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
+        // Both zeros are equal, here as on a device; what is no number was refused.
+        let larger = |a: f32, b: f32| b.partial_cmp(&a).unwrap_or(Ordering::Equal);
+        let descending = |a: &u32, b: &u32| larger(logits[*a as usize], logits[*b as usize]).then(a.cmp(b));
         if p.top_k > 0 && p.top_k < order.len() {
             order.select_nth_unstable_by(p.top_k - 1, descending);
             order.truncate(p.top_k);

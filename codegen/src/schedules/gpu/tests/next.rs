@@ -139,7 +139,7 @@ fn exact(logits: &[f32], params: &SamplerParams, draw: f64) -> (u32, f64) {
 #[test]
 fn from_logits_to_a_token_by_chance() {
     let mut checked = 0;
-    for (round, step) in Step::all().iter().cycle().take(24).enumerate() {
+    for (round, step) in Step::all().iter().cycle().take(16).enumerate() {
         let mut r = Random::new();
         let s = Next { vocab: step.vocab, rope: step.rope.clone(), choice: Choice::Sampled };
         let p = params(&s, &[("blocks", [16, 64][round / 4 % 2])]);
@@ -185,5 +185,5 @@ fn from_logits_to_a_token_by_chance() {
             assert!(got[COUNTERS] == [0; 4]);
         }
     }
-    assert!(checked > 15, "{checked}");
+    assert!(checked > 10, "{checked}");
 }
