@@ -124,11 +124,13 @@ fn tokens_by_chance() {
     let hot = SamplerParams { temp: 3.0, top_p: 1.0, min_p: 0.0, ..warm(64) };
     let narrow = SamplerParams { top_p: 0.4, min_p: 0.2, ..warm(7) };
     // The last two are not for the device, one because it needs no draw.
+    let mut by_host = session(&built, 1);
     for (params, on_device) in [(hot, true), (narrow, true), (warm(0), false), (warm(1), false)] {
         let mut sampler = Sampler::new(params.clone()).unwrap();
-        let (mut by_host, mut want, mut token) = (session(&built, 1), vec![], prompt[3]);
+        let (mut want, mut token) = (vec![], prompt[3]);
+        by_host.reset();
         by_host.eval(&prompt[..3], Logits::None).unwrap();
-        for _ in 0..24 {
+        for _ in 0..14 {
             let row = by_host.eval(&[token], Logits::Last).unwrap();
             token = sampler.sample(&mut row.to_vec(), &[]).unwrap();
             want.push(token);
@@ -137,7 +139,7 @@ fn tokens_by_chance() {
         let (mut by_device, counts) = counted(&built, random());
         by_device.eval(&prompt[..3], Logits::None).unwrap();
         let mut got = vec![];
-        for end in [3, 14, 24] {
+        for end in [3, 14] {
             let token = got.last().copied().unwrap_or(prompt[3]);
             by_device
                 .decode(token, 100, &mut sampler, |id| {
@@ -147,7 +149,7 @@ fn tokens_by_chance() {
                 .unwrap();
         }
         assert_eq!(got, want, "{params:?}");
-        let launched = counts.by_kernel().iter().any(|(name, n)| name.ends_with("_sample") && n.launches >= 24);
+        let launched = counts.by_kernel().iter().any(|(name, n)| name.ends_with("_sample") && n.launches >= 14);
         assert_eq!(launched, on_device, "{params:?}");
     }
 }

@@ -168,7 +168,8 @@ fn what_a_device_can_do() {
         let scale = SamplerParams { temp, ..base.clone() }.on_device().unwrap().scale;
         assert!(scale.is_normal(), "{temp}: {scale}");
     }
-    let cases: [(fn(&mut SamplerParams), bool); 9] = [
+    type Change = fn(&mut SamplerParams);
+    let cases: [(Change, bool); 9] = [
         (|_| {}, true),
         (|p| p.top_k = 0, false),
         (|p| p.top_k = 65, false),
