@@ -3,7 +3,7 @@
 use crate::interrupt::Gentle;
 use crate::open::Text;
 use std::time::Instant;
-use tilewright_runtime::sampler::Sampler;
+use tilewright_runtime::sampler::{Sampler, SamplerParams};
 use tilewright_runtime::session::{Logits, Session};
 use tilewright_runtime::text::StreamDecoder;
 
@@ -37,6 +37,8 @@ pub struct Generation {
     pub ids: Vec<u32>,
     pub text: String,
     pub stop: Stop,
+    /// Whether a GPU waited for the host to choose each token.
+    pub chosen_by_host: bool,
     /// Prompt tokens a second.
     pub prefill_tps: f64,
     /// Tokens a second after the first.
@@ -48,8 +50,9 @@ pub struct Generation {
 impl Generation {
     /// The speed line.
     pub fn speed(&self, prompt: usize) -> String {
+        let host = if self.chosen_by_host { ", each chosen by the host" } else { "" };
         format!(
-            "prompt {prompt} tokens, {:.1} tok/s; {} generated, {:.1} tok/s; first token after {:.0} ms; stopped at {}",
+            "prompt {prompt} tokens, {:.1} tok/s; {} generated, {:.1} tok/s{host}; first token after {:.0} ms; stopped at {}",
             self.prefill_tps,
             self.ids.len(),
             self.decode_tps,
@@ -57,6 +60,11 @@ impl Generation {
             self.stop.word()
         )
     }
+}
+
+/// Whether a GPU can do what the sampler does.
+pub fn chooses_on_device(params: &SamplerParams) -> bool {
+    params.is_greedy() || params.on_device().is_some()
 }
 
 /// Evaluates `prompt` at the session's position and generates up to `limit` tokens. `history` is what was in the cache
@@ -80,8 +88,8 @@ pub fn generate(
         if piece.is_empty() { Ok(()) } else { print(&piece) }
     };
 
-    // A GPU goes from one token to the next by itself where nothing but the logits decides.
-    let on_device = session.device().is_some() && sampler.params().is_greedy();
+    // A GPU goes from one token to the next by itself where nothing but the likeliest logits decides.
+    let on_device = session.device().is_some() && chooses_on_device(sampler.params());
     let start = Instant::now();
     let mut logits = session.eval(prompt, Logits::Last)?.to_vec();
     let prefill = start.elapsed().as_secs_f64();
@@ -114,7 +122,7 @@ pub fn generate(
             let most = limit.map_or(usize::MAX, |n| n - (seen.len() - first));
             // Unless something ends it, no room is left.
             let (mut stop, mut failed) = (Stop::Context, None);
-            session.decode_greedy(id, most, |id| {
+            session.decode(id, most, sampler, |id| {
                 if text.tokenizer.is_end(id) {
                     stop = Stop::End;
                     return false;
@@ -148,5 +156,6 @@ pub fn generate(
         ids,
         text: out,
         stop,
+        chosen_by_host: session.device().is_some() && !on_device,
     })
 }

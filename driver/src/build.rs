@@ -427,7 +427,8 @@ fn program(
     let calls = lowered.calls.into_iter().map(&mut call).collect::<Result<_, _>>()?;
     Ok(Program {
         calls,
-        next: lowered.next.map(call).transpose()?,
+        next: lowered.next.map(&mut call).transpose()?,
+        sampled: lowered.sampled.map(call).transpose()?,
         max_tokens: tokens,
         arena_bytes: lowered.arena_bytes,
         head_start: lowered.head_start as u32,

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use crate::cuda::GpuError;
+use crate::sampler::SampleError;
 
 /// Why an artifact cannot be written, opened or loaded.
 #[derive(Debug, Error)]
@@ -147,6 +148,14 @@ pub enum RunError {
         /// Position of the row.
         position: u32,
     },
+    /// No token could be chosen.
+    #[error(transparent)]
+    Sample(#[from] SampleError),
+    /// The caller's fault: a sampler that looks at the tokens before, of which a decode knows nothing.
+    #[error(
+        "a decode does not know the tokens before, which penalties look at; sample token by token, or without penalties"
+    )]
+    LooksBack,
     /// The system's fault: a worker thread could not be started.
     #[error("cannot start worker thread {index}: {source}; use fewer threads (-t)")]
     Thread {

@@ -10,10 +10,13 @@
 use serde::{Deserialize, Serialize};
 
 /// Version of the plan and manifest format; an artifact of another version is refused.
-pub const SCHEMA: u32 = 3;
+pub const SCHEMA: u32 = 4;
 
 /// Positions whose keys lie side by side in the K cache: what one vector of a kernel scores at once.
 pub const KEY_BLOCK: u32 = 16;
+
+/// In a history, where every logit was negative infinity.
+pub const NO_TOKEN: u32 = 1 << 31;
 
 /// Everything that runs, and the facts about the model that running needs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -138,9 +141,17 @@ pub struct Program {
     /// history, position and rotary rows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<Call>,
+    /// The same with a token drawn by chance: see [`Arg::Sampling`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sampled: Option<Call>,
 }
 
 impl Program {
+    /// The calls that prepare the next step, of which a step has one.
+    pub(crate) fn following(&self) -> impl Iterator<Item = &Call> {
+        self.next.iter().chain(&self.sampled)
+    }
+
     /// Where in the arena the logits of token `t` are.
     pub(crate) fn logits_at(&self, t: usize) -> u64 {
         assert!(t < self.max_tokens as usize);
@@ -184,8 +195,14 @@ pub enum Arg {
     RopeAll(u32),
     /// GPU only: `i64[3]`, the values of [`ScalarArg::Tokens`], [`ScalarArg::Past`] and [`ScalarArg::Capacity`].
     State,
-    /// GPU only: `i32[capacity]`, the token at each position, as far as a [`Program::next`] chose it.
+    /// GPU only: `i32[capacity + 1]`, the token at each position, as far as a [`Program::next`] or [`Program::sampled`] chose
+    /// it. Where it could not, all bits of the first token whose logit is not a finite number nor negative infinity are
+    /// flipped, or there is [`NO_TOKEN`].
     History,
+    /// GPU only: how a [`Program::sampled`] chooses, [`crate::sampler::OnDevice`].
+    Sampling,
+    /// GPU only: f32 `[capacity]`, the draw in [0, 1) for the token after each position.
+    Draws,
     /// GPU only: the counters at this byte offset.
     Counters(u64),
 }

@@ -3,7 +3,12 @@
 //! The order is that of llama.cpp's default chain: logit bias, penalties, top-k, top-p, min-p, temperature, draw. The same
 //! parameters, seed and logits give the same tokens on every machine, up to the rounding of `exp`.
 
+mod device;
+
+use std::cmp::Ordering;
 use std::collections::HashMap;
+
+pub use device::{MAX_TOP_K, OnDevice};
 
 /// How a token is chosen. The default is greedy.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,8 +38,13 @@ pub struct SamplerParams {
 impl SamplerParams {
     /// Whether the likeliest token is taken, and nothing but the logits says which that is.
     pub fn is_greedy(&self) -> bool {
+        (self.temp <= 0.0 || self.top_k == 1) && self.logit_bias.is_empty() && !self.looks_back()
+    }
+
+    /// Whether the tokens before matter.
+    pub fn looks_back(&self) -> bool {
         let penalised = self.repeat_penalty != 1.0 || self.frequency_penalty != 0.0 || self.presence_penalty != 0.0;
-        self.temp <= 0.0 && self.logit_bias.is_empty() && (!penalised || self.repeat_last_n == 0)
+        penalised && self.repeat_last_n != 0
     }
 }
 
@@ -158,6 +168,12 @@ impl Sampler {
         Ok(Self { params, rng, order: Vec::new(), weights: Vec::new() })
     }
 
+    /// Takes the likeliest token.
+    pub fn greedy() -> Self {
+        let params = SamplerParams::default();
+        Self { rng: Rng::new(params.seed), params, order: Vec::new(), weights: Vec::new() }
+    }
+
     /// The parameters.
     pub fn params(&self) -> &SamplerParams {
         &self.params
@@ -213,7 +229,9 @@ impl Sampler {
         order.extend(
             (0..logits.len() as u32).filter(|&i| logits[i as usize] >= early && logits[i as usize] > f32::NEG_INFINITY),
         );
-        let descending = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
+        // Both zeros are equal, here as on a device; what is no number was refused.
+        let larger = |a: f32, b: f32| b.partial_cmp(&a).unwrap_or(Ordering::Equal);
+        let descending = |a: &u32, b: &u32| larger(logits[*a as usize], logits[*b as usize]).then(a.cmp(b));
         if p.top_k > 0 && p.top_k < order.len() {
             order.select_nth_unstable_by(p.top_k - 1, descending);
             order.truncate(p.top_k);

@@ -10,7 +10,9 @@ use std::path::Path;
 use tilewright_codegen::backend::Backend;
 use tilewright_codegen::pack::Fragments;
 use tilewright_codegen::ptx::{self, Ptx, assembler::Assembler};
-use tilewright_codegen::schedules::gpu::{Attention, Embed, F16Rows, Input, KvWrite, Next, Product, Round, Rowwise};
+use tilewright_codegen::schedules::gpu::{
+    Attention, Choice, Embed, F16Rows, Input, KvWrite, Next, Product, Round, Rowwise,
+};
 use tilewright_codegen::schedules::{self, Activation, Finish, HeadPrep, RopeStyle, RowwiseOp, Schedule, params_for};
 use tilewright_codegen::target::Target;
 use tilewright_ir::kernel::{Imm, Kernel, Opcode};
@@ -85,7 +87,10 @@ fn cases() -> Vec<(String, Box<dyn Schedule>)> {
         let row = schedules::Rowwise { op, width: WIDTH, x_stride: WIDTH * 4, out_stride: WIDTH * 4, max_tokens: 8 };
         add(name, Box::new(Rowwise(row)));
     }
-    add("next", Box::new(Next { vocab: 128256, rope: vec![64] }));
+    for choice in [Choice::Likeliest, Choice::Sampled] {
+        let next = Next { vocab: 128256, rope: vec![64], choice };
+        add(next.label(), Box::new(next));
+    }
     out
 }
 

@@ -5,10 +5,13 @@
 //! races, missing waits, memory that nothing wrote) fails a step.
 
 use rayon::prelude::*;
-use tilewright_codegen::emulated::{EmulatedDriver, EmulatedGpu};
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use tilewright_codegen::emulated::{Counts, EmulatedDriver, EmulatedGpu};
 use tilewright_codegen::target::Target;
 use tilewright_driver::BuildOptions;
 use tilewright_passes::Activations;
+use tilewright_runtime::sampler::{Sampler, SamplerParams};
 use tilewright_runtime::session::{Logits, Session, SessionOptions};
 use tilewright_tests::e2e::{self, Built, distance, logits, logits_stepwise};
 use tilewright_tests::quant::Quant;
@@ -25,12 +28,19 @@ fn options(target: &str, activations: Activations, ctx: u32) -> BuildOptions {
 }
 
 fn session(built: &Built, seed: u64) -> Session {
+    counted(built, seed).0
+}
+
+/// And what it launched.
+fn counted(built: &Built, seed: u64) -> (Session, Counts) {
     let sm = built.artifact.gpu_kernels().expect("kernels for a GPU").target();
     let sm = sm.trim_start_matches("sm_").trim_end_matches('a').parse().expect("a number");
     let driver = EmulatedDriver::new(EmulatedGpu { sm, seed, ..EmulatedGpu::default() });
+    let counts = driver.counts();
     let ctx = built.artifact.plan().model.n_ctx.min(64);
     let options = SessionOptions { ctx: Some(ctx), ..SessionOptions::default() };
-    Session::with_driver(built.artifact.clone(), Box::new(driver), options).unwrap_or_else(|e| panic!("{e}"))
+    let session = Session::with_driver(built.artifact.clone(), Box::new(driver), options);
+    (session.unwrap_or_else(|e| panic!("{e}")), counts)
 }
 
 /// Distances of prefill and decode from the golden's rows.
@@ -100,5 +110,46 @@ fn fifty_tokens() {
         let best = (0..row.len()).fold(0, |b, k| if row[k] > row[b] { k } else { b });
         assert_eq!(best as u32, next, "token {i}");
         token = next;
+    }
+}
+
+/// Tokens drawn by the device are those that the host draws from its logits with the same seed, wherever one stops to look.
+#[test]
+fn tokens_by_chance() {
+    let golden = Golden::load("llama").unwrap();
+    let prompt = &golden.ids[..4];
+    let built = e2e::gguf(&golden, Quant::Q8_0, &options("sm_90a", Activations::F16, 64)).unwrap();
+    let random = || RandomState::new().build_hasher().finish();
+    let warm = |top_k| SamplerParams { temp: 0.9, top_k, seed: random(), ..SamplerParams::default() };
+    let hot = SamplerParams { temp: 3.0, top_p: 1.0, min_p: 0.0, ..warm(64) };
+    let narrow = SamplerParams { top_p: 0.4, min_p: 0.2, ..warm(7) };
+    // The last two are not for the device, one because it needs no draw.
+    let mut by_host = session(&built, 1);
+    for (params, on_device) in [(hot, true), (narrow, true), (warm(0), false), (warm(1), false)] {
+        let mut sampler = Sampler::new(params.clone()).unwrap();
+        let (mut want, mut token) = (vec![], prompt[3]);
+        by_host.reset();
+        by_host.eval(&prompt[..3], Logits::None).unwrap();
+        for _ in 0..14 {
+            let row = by_host.eval(&[token], Logits::Last).unwrap();
+            token = sampler.sample(&mut row.to_vec(), &[]).unwrap();
+            want.push(token);
+        }
+        let mut sampler = Sampler::new(params.clone()).unwrap();
+        let (mut by_device, counts) = counted(&built, random());
+        by_device.eval(&prompt[..3], Logits::None).unwrap();
+        let mut got = vec![];
+        for end in [3, 14] {
+            let token = got.last().copied().unwrap_or(prompt[3]);
+            by_device
+                .decode(token, 100, &mut sampler, |id| {
+                    got.push(id);
+                    got.len() < end
+                })
+                .unwrap();
+        }
+        assert_eq!(got, want, "{params:?}");
+        let launched = counts.by_kernel().iter().any(|(name, n)| name.ends_with("_sample") && n.launches >= 14);
+        assert_eq!(launched, on_device, "{params:?}");
     }
 }

@@ -8,6 +8,9 @@ use tilewright_codegen::schedules::{Data, Operand, Params, Schedule};
 use tilewright_ir::kernel::{Kernel, interp};
 use tilewright_runtime::plan::ScalarArg;
 
+/// Changes the buffers of a case, given its tokens, past positions and capacity.
+pub type Arrange = fn(&mut [Vec<u8>], [u64; 3]);
+
 /// A kernel to check.
 pub struct Case {
     /// Name in the results.
@@ -23,7 +26,7 @@ pub struct Case {
     /// Most normalised squared error.
     pub limit: f64,
     /// What made-up data cannot know.
-    pub arrange: fn(&mut [Vec<u8>], [u64; 3]),
+    pub arrange: Arrange,
 }
 
 /// A case with its data and what should come of it.

@@ -1,16 +1,18 @@
 //! The kernels to check, at shapes that are no round numbers.
 
+use crate::case::Arrange;
 pub use crate::case::Case;
 
 use tilewright_codegen::backend::Backend;
 use tilewright_codegen::pack::Fragments;
 use tilewright_codegen::ptx::Ptx;
 use tilewright_codegen::schedules::gpu::{
-    Attention, Embed, F16Rows, FEW, Input, KvWrite, Next, Product, Round, Rowwise,
+    Attention, Choice, Embed, F16Rows, FEW, Input, KvWrite, Next, Product, Round, Rowwise,
 };
 use tilewright_codegen::schedules::{self as op, Activation, Finish, HeadPrep, RopeStyle, RowwiseOp, Schedule};
 use tilewright_codegen::target::Target;
 use tilewright_models::format::FormatSet;
+use tilewright_runtime::sampler::OnDevice;
 
 /// How many of them.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -212,23 +214,39 @@ impl Cases<'_> {
         for (vocab, rope) in
             [(1000, vec![32]), (49_157, vec![3, 64]), (128_256, vec![64])].into_iter().take(if tiny { 1 } else { 3 })
         {
-            let next = Next { vocab, rope };
-            self.add(format!("next {vocab}"), next, (1, 7), EXACT, false);
-            if let Some(case) = self.out.last_mut() {
-                case.arrange = next_step;
+            let arrange: [(Choice, Arrange); 2] = [(Choice::Likeliest, next_step), (Choice::Sampled, sampled_step)];
+            for (choice, arrange) in arrange {
+                let next = Next { vocab, rope: rope.clone(), choice };
+                self.add(format!("{} {vocab}", next.label()), next, (1, 7), EXACT, false);
+                if let Some(case) = self.out.last_mut() {
+                    case.arrange = arrange;
+                }
             }
         }
     }
 }
 
 /// The state of a step, its history, and tables of all positions, for [`Next`].
-fn next_step(buffers: &mut [Vec<u8>], [tokens, past, capacity]: [u64; 3]) {
+fn next_step(buffers: &mut [Vec<u8>], numbers: [u64; 3]) {
+    step(buffers, 6, numbers);
+}
+
+/// The same with a token drawn by chance.
+fn sampled_step(buffers: &mut [Vec<u8>], numbers: [u64; 3]) {
+    buffers[6] = OnDevice { top_k: 12, top_p: 0.95, floor: -3.0, scale: 1.8 }.bytes().to_vec();
+    buffers[7] = (0..numbers[2]).flat_map(|i| (i as f32 * 0.37).fract().to_le_bytes()).collect();
+    step(buffers, 8, numbers);
+}
+
+fn step(buffers: &mut [Vec<u8>], tables: usize, [tokens, past, capacity]: [u64; 3]) {
+    // The history and tables have a row more.
+    let rows = capacity as usize + 1;
     let state = [tokens, past, capacity].map(u64::to_le_bytes).concat();
     buffers[3][..state.len()].copy_from_slice(&state);
-    buffers[5] = vec![0; capacity as usize * 4];
-    for i in (6..buffers.len()).step_by(2) {
+    buffers[5] = vec![0; rows * 4];
+    for i in (tables..buffers.len()).step_by(2) {
         let row = buffers[i].clone();
-        let bytes = (0..capacity as usize).flat_map(|t| row.iter().map(move |b| b ^ t as u8));
+        let bytes = (0..rows).flat_map(|t| row.iter().map(move |b| b ^ t as u8));
         buffers[i] = bytes.collect();
     }
 }

@@ -10,7 +10,7 @@ use tilewright_codegen::schedules::Data;
 use tilewright_driver::{BuildOptions, Compiled, compile_reading};
 use tilewright_ir::kernel::Kernel;
 use tilewright_runtime::cuda::{Bound, FunctionId, GraphId, Memory};
-use tilewright_runtime::plan::Plan;
+use tilewright_runtime::plan::{Plan, Program};
 
 /// About so many bytes of a weight are made up; the rest repeats them.
 const PIECE: u64 = 4 << 20;
@@ -55,7 +55,10 @@ impl Model {
             made_up(&data, &mut piece, i);
             gpu.fill(memory.weights() + w.offset, w.bytes, &piece)?;
         }
-        let calls = Bound::all(&plan, program, &functions, &memory);
+        let mut calls = Bound::all(&plan, program, &functions, &memory);
+        // A step takes the likeliest token here: that call comes before the one that draws.
+        let Program { calls: own, next, .. } = &plan.programs[program];
+        calls.truncate(own.len() + usize::from(next.is_some()));
         Ok(Model { plan, memory, program, calls })
     }
 

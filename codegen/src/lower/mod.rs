@@ -10,7 +10,7 @@ mod cpu;
 mod gpu;
 
 use crate::pack::{Layout, ROWS};
-use crate::schedules::gpu::{F16Rows, Next};
+use crate::schedules::gpu::{Choice, F16Rows, Next};
 use crate::schedules::{
     Activation, Attention, Bf16Rows, HeadPrep, Params, Q8Rows, RopeStyle, Rowwise, RowwiseOp, Schedule, defaults,
 };
@@ -112,6 +112,8 @@ pub struct Lowered {
     pub counters_bytes: u64,
     /// GPU, for one token: the call that takes the likeliest token and prepares the next step.
     pub next: Option<LoweredCall>,
+    /// The same with a token drawn by chance.
+    pub sampled: Option<LoweredCall>,
 }
 
 /// Where layouts and parameters come from.
@@ -201,6 +203,7 @@ pub fn lower(
         output,
         counters_bytes: l.counters,
         next: None,
+        sampled: None,
     };
     if cx.terms.is_some() && tokens == 1 {
         next(graph, &mut lowered);
@@ -208,27 +211,36 @@ pub fn lower(
     Ok(lowered)
 }
 
-/// The call that leads from one decode step to the next without the host.
+/// The calls that lead from one decode step to the next without the host. They share their memory: a step has one of them.
 fn next(graph: &Graph, lowered: &mut Lowered) {
-    let vocab = graph.outputs().first().and_then(|&o| graph.ty(o).width()).unwrap_or(1);
-    let rope = graph.rope.iter().map(|r| r.inv_freq.len() as u64).collect();
-    let next = Next { vocab, rope };
-    let params = defaults(&next.space());
+    let Some(&node) = graph.outputs().first() else { return };
+    let vocab = graph.ty(node).width().unwrap_or(1);
+    let rope: Vec<u64> = graph.rope.iter().map(|r| r.inv_freq.len() as u64).collect();
     let parts = lowered.arena_bytes.next_multiple_of(ALIGN);
-    lowered.arena_bytes = parts + next.parts_bytes(&params).next_multiple_of(ALIGN);
-    lowered.counters_bytes = lowered.counters_bytes.max(next.counters_bytes(&params));
-    let mut args = vec![Arg::Arena(lowered.output.0), Arg::Arena(parts), Arg::Counters(0)];
-    args.extend([Arg::State, Arg::Tokens, Arg::History]);
-    args.extend((0..graph.rope.len() as u32).flat_map(|i| [Arg::RopeAll(i), Arg::Rope(i)]));
-    lowered.next = graph.outputs().first().map(|&node| LoweredCall {
-        node,
-        label: "next".into(),
-        schedule: Box::new(next),
-        params,
-        args,
-        scalars: vec![ScalarArg::Past, ScalarArg::Capacity],
-        weight_bytes: 0,
-    });
+    let mut call = |choice: Choice| {
+        let next = Next { vocab, rope: rope.clone(), choice };
+        let params = defaults(&next.space());
+        let end = parts + next.parts_bytes(&params).next_multiple_of(ALIGN);
+        lowered.arena_bytes = lowered.arena_bytes.max(end);
+        lowered.counters_bytes = lowered.counters_bytes.max(next.counters_bytes(&params));
+        let mut args = vec![Arg::Arena(lowered.output.0), Arg::Arena(parts), Arg::Counters(0)];
+        args.extend([Arg::State, Arg::Tokens, Arg::History]);
+        if choice == Choice::Sampled {
+            args.extend([Arg::Sampling, Arg::Draws]);
+        }
+        args.extend((0..rope.len() as u32).flat_map(|i| [Arg::RopeAll(i), Arg::Rope(i)]));
+        LoweredCall {
+            node,
+            label: next.label().into(),
+            schedule: Box::new(next),
+            params,
+            args,
+            scalars: vec![ScalarArg::Past],
+            weight_bytes: 0,
+        }
+    };
+    let (likeliest, sampled) = (call(Choice::Likeliest), call(Choice::Sampled));
+    (lowered.next, lowered.sampled) = (Some(likeliest), Some(sampled));
 }
 
 /// The attention `n` but for norm and rotation, and how far its rows are apart.

@@ -7,6 +7,7 @@ use tilewright_runtime::artifact::{Artifact, ArtifactWriter, KERNELS, ManifestIn
 use tilewright_runtime::cuda::{Code, DeviceFacts, GpuDriver, GpuError};
 use tilewright_runtime::error::{ArtifactError, RunError};
 use tilewright_runtime::plan::{Arg, Call, Plan};
+use tilewright_runtime::sampler::SampleError;
 use tilewright_runtime::session::{Logits, Session, SessionOptions};
 
 use crate::toy::{BAD_TOKEN, N_CTX, Random, Toy, fresh_seed, ptx_for, session};
@@ -115,8 +116,15 @@ fn damaged_artifacts() {
         rejected(&toy, "it names no .target");
     }
     type Change = fn(&mut Plan);
-    let cases: [(Change, &str); 7] = [
+    let cases: [(Change, &str); 8] = [
         (|p| p.launches.clear(), "only one with a head on a GPU"),
+        (
+            |p| {
+                let sampled = p.programs[0].next.clone().map(|call| Call { args: vec![Arg::Rope(1)], ..call });
+                p.programs[0].sampled = sampled;
+            },
+            "Rope(1), the limit is 1",
+        ),
         (|p| p.launches.truncate(2), "2 for 3 kernels"),
         (|p| p.launches[2].threads = 1025, "launch 2: 1025 threads"),
         (|p| p.programs[0].calls[1].chunks = 1 << 25, "are not in 1..=16777216"),
@@ -220,7 +228,7 @@ fn refusals_change_nothing() {
     assert_eq!(session.position(), 13);
     assert!(matches!(session.eval(&[BAD_TOKEN], Logits::Last), Err(RunError::Numerical { position: 13 })));
     session.truncate(13);
-    assert!(matches!(session.decode_greedy(BAD_TOKEN, 3, |_| true), Err(RunError::Numerical { .. })));
+    assert!(matches!(session.decode_greedy(BAD_TOKEN, 3, |_| true), Err(RunError::Sample(SampleError::NotANumber(0)))));
     session.truncate(13);
     tokens.push(5);
     assert_eq!(session.eval(&[5], Logits::Last).unwrap(), toy.logits(&tokens));

@@ -65,7 +65,7 @@ fn call(kernel: u32, label: &str, args: &[Arg], scalars: &[ScalarArg], chunks: u
 }
 
 fn program(max_tokens: u32) -> Program {
-    use ScalarArg::{Capacity, Const, Past, Tokens};
+    use ScalarArg::{Const, Past, Tokens};
     let x = 256;
     let logits = x + u64::from(max_tokens) * 4;
     let store = [Arg::K(1), Arg::Tokens, Arg::Arena(x), Arg::Weights(WEIGHTS_AT)];
@@ -82,7 +82,8 @@ fn program(max_tokens: u32) -> Program {
         head_start: 1,
         logits,
         logits_stride: STRIDE * 4,
-        next: (max_tokens == 1).then(|| call(2, "next", &next, &[Past, Capacity], 2)),
+        next: (max_tokens == 1).then(|| call(2, "next", &next, &[Past], 2)),
+        sampled: None,
     }
 }
 

@@ -120,10 +120,10 @@ impl Plan {
             let (at, arena) = (program.logits, program.arena_bytes);
             return fail(place, format!("logits at {at}, {stride} bytes apart, do not fit in {arena} bytes"));
         }
-        if program.next.is_some() && !(self.is_gpu() && program.has_head()) {
+        if program.following().next().is_some() && !(self.is_gpu() && program.has_head()) {
             return fail(place, "it prepares the next step, which only one with a head on a GPU can");
         }
-        for (i, call) in program.calls.iter().chain(&program.next).enumerate() {
+        for (i, call) in program.calls.iter().chain(program.following()).enumerate() {
             if let Err(what) = self.check_call(program, call) {
                 return fail(format!("program {index} call {i} ({})", call.label), what);
             }
@@ -149,12 +149,14 @@ impl Plan {
                 Arg::K(layer) | Arg::V(layer) => (layer.into(), self.kv.len() as u64),
                 Arg::Rope(table) => (table.into(), self.rope.len() as u64),
                 Arg::Tokens => continue,
-                Arg::RopeAll(_) | Arg::State | Arg::History | Arg::Counters(_) if !self.is_gpu() => {
+                Arg::RopeAll(_) | Arg::State | Arg::History | Arg::Sampling | Arg::Draws | Arg::Counters(_)
+                    if !self.is_gpu() =>
+                {
                     return Err(format!("argument {i} is {arg:?}, which only a plan for a GPU has"));
                 }
                 Arg::RopeAll(table) => (table.into(), self.rope.len() as u64),
                 Arg::Counters(offset) => (offset, self.counters_bytes),
-                Arg::State | Arg::History => continue,
+                Arg::State | Arg::History | Arg::Sampling | Arg::Draws => continue,
             };
             if value >= limit {
                 return Err(format!("argument {i} is {arg:?}, the limit is {limit}"));

@@ -14,6 +14,8 @@ use crate::session::fill_row;
 const ALIGN: u64 = 256;
 /// `i64[3]`: tokens, past, capacity.
 const STATE_BYTES: u64 = 24;
+/// [`crate::sampler::OnDevice`].
+const SAMPLING_BYTES: u64 = 16;
 
 /// Bytes of a row of a rotary table: cosines, sines.
 fn row_bytes(table: &RopeTable) -> u64 {
@@ -97,7 +99,7 @@ struct Sizes {
 }
 
 fn calls(plan: &Plan) -> impl Iterator<Item = &plan::Call> {
-    plan.programs.iter().flat_map(|p| p.calls.iter().chain(&p.next))
+    plan.programs.iter().flat_map(|p| p.calls.iter().chain(p.following()))
 }
 
 fn sizes(plan: &Plan) -> Sizes {
@@ -114,11 +116,17 @@ fn sizes(plan: &Plan) -> Sizes {
     Sizes { fixed, plan_steps, counters, constants, whole }
 }
 
-/// Bytes of what grows with the capacity, the cache apart: whole rotary tables and the history. Both have a row more than
-/// the context, because the last step, too, prepares one after it.
+/// Bytes of what grows with the capacity, the cache apart: whole rotary tables, the history, and the sampler's draws. The first
+/// two have a row more than the context, because the last step, too, prepares one after it.
 fn growing(plan: &Plan, whole: &[bool], capacity: u64) -> u64 {
     let rows = plan.rope.iter().zip(whole).filter(|(_, whole)| **whole).map(|(t, _)| row_bytes(t)).sum::<u64>();
-    (capacity + 1) * (rows + 4)
+    (capacity + 1) * (rows + 4) + sampler_bytes(plan, capacity)
+}
+
+/// Bytes of what a device is told of a sampler, and of a draw for each position; 0 if nothing is sampled there.
+fn sampler_bytes(plan: &Plan, capacity: u64) -> u64 {
+    let sampled = plan.programs.iter().any(|p| p.sampled.is_some());
+    if sampled { SAMPLING_BYTES + capacity * 4 } else { 0 }
 }
 
 /// Bytes that a session of a context of `ctx` takes; `None` beyond 64 bits.
@@ -138,6 +146,8 @@ pub struct Memory {
     /// Offsets of K and V of each layer.
     layers: Vec<(u64, u64)>,
     pub(super) history: u64,
+    /// How a token is drawn.
+    pub(super) sampling: u64,
     rope: Vec<Option<u64>>,
     constants: BTreeMap<i64, u64>,
     /// Inputs of each program.
@@ -173,6 +183,7 @@ impl Memory {
         let kv = zeroed(driver, "the KV cache", kv_bytes)?;
         let counters = zeroed(driver, "counters", counters)?;
         let history = driver.alloc("the history", (capacity + 1) * 4)?;
+        let sampling = driver.alloc("the sampler", sampler_bytes(plan, capacity))?;
         for step in &mut plan_steps {
             step.base = driver.alloc("inputs of a step", step.bytes)?;
         }
@@ -200,6 +211,7 @@ impl Memory {
             kv,
             layers,
             history,
+            sampling,
             rope,
             constants,
             steps: plan_steps,
@@ -215,6 +227,11 @@ impl Memory {
     /// Where the logits of a program's first token are.
     pub fn logits(&self, plan: &Plan, program: usize) -> u64 {
         self.arena + plan.programs[program].logits_at(0)
+    }
+
+    /// Where the draws for the token after each position are.
+    pub(super) fn draws(&self) -> u64 {
+        self.sampling + SAMPLING_BYTES
     }
 
     /// Puts the inputs of a step on the device: `tokens` after `past` others.
@@ -242,6 +259,8 @@ impl Memory {
             Arg::RopeAll(table) => self.rope[table as usize].unwrap_or_default(),
             Arg::State => step.base,
             Arg::History => self.history,
+            Arg::Sampling => self.sampling,
+            Arg::Draws => self.draws(),
             Arg::Counters(offset) => self.counters + offset,
         }
     }
@@ -266,9 +285,9 @@ pub struct Bound {
 }
 
 impl Bound {
-    /// Binds the calls of a program, the one that prepares the next step last.
+    /// Binds the calls of a program, last those that prepare the next step.
     pub fn all(plan: &Plan, program: usize, functions: &[FunctionId], memory: &Memory) -> Vec<Bound> {
-        let calls = plan.programs[program].calls.iter().chain(&plan.programs[program].next);
+        let calls = plan.programs[program].calls.iter().chain(plan.programs[program].following());
         let bind = |call: &plan::Call| {
             let args = call.args.iter().map(|arg| memory.address(program, *arg));
             let scalars = call.scalars.iter().map(|scalar| memory.scalar(program, *scalar));

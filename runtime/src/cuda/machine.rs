@@ -1,6 +1,5 @@
 //! The GPU as a machine of a session.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use super::bind::{Bound, Memory, bytes_for};
@@ -9,7 +8,9 @@ use super::error::GpuError;
 use crate::artifact::Artifact;
 use crate::error::RunError;
 use crate::kv::KvCache;
-use crate::session::{Machine, check_fit};
+use crate::plan::Program;
+use crate::sampler::OnDevice;
+use crate::session::{Decode, Machine, check_fit};
 
 /// How much of a program a step does.
 #[derive(Clone, Copy)]
@@ -18,17 +19,22 @@ enum Part {
     Body,
     /// And logits.
     Head,
-    /// And the inputs of the next step.
+    /// And the inputs of the next step, with the likeliest token.
     Next,
+    /// Or with one drawn by chance.
+    Sampled,
 }
+
+/// How many parts there are.
+const PARTS: usize = 4;
 
 /// A program with addresses in it.
 struct Step {
     calls: Vec<Bound>,
-    /// Ends of the parts.
-    ends: [usize; 3],
+    /// The calls of each part; none if the program does not have it.
+    parts: [Vec<usize>; PARTS],
     /// Captured when first wanted, a graph for each part.
-    graphs: [Option<GraphId>; 3],
+    graphs: [Option<GraphId>; PARTS],
     /// When calls are timed: a graph of each, and nanoseconds so far.
     timed: Option<Vec<(GraphId, u64)>>,
     /// The nanoseconds alone.
@@ -45,10 +51,9 @@ pub(crate) struct Gpu {
     profile: bool,
     notes: Vec<String>,
     logits: Vec<f32>,
+    /// What the device knows of a sampler.
+    sampling: Option<OnDevice>,
 }
-
-/// Logits that tell whether any is a number: usually the first is.
-const PROBE: usize = 64;
 
 impl Gpu {
     /// Loads kernels and weights. What does not fit is refused before anything is allocated.
@@ -82,34 +87,33 @@ impl Gpu {
         driver.synchronize()?;
         let steps = (0..plan.programs.len()).map(|i| {
             let calls = Bound::all(plan, i, &functions, &memory);
-            let program = &plan.programs[i];
-            let ends = [program.head_start as usize, program.calls.len(), calls.len()];
-            Step { calls, ends, graphs: [None; 3], timed: None, times: Vec::new() }
+            let parts = parts(&plan.programs[i]);
+            Step { calls, parts, graphs: [None; PARTS], timed: None, times: Vec::new() }
         });
         let steps = steps.collect();
         let kv_bytes = KvCache::bytes_for(&plan.kv, ctx).unwrap_or(0);
         let (notes, logits) = (note.into_iter().collect(), Vec::new());
-        Ok(Gpu { driver, memory, steps, artifact, kv_bytes, profile, notes, logits })
+        Ok(Gpu { driver, memory, steps, artifact, kv_bytes, profile, notes, logits, sampling: None })
     }
 
     fn upload(&mut self, program: usize, tokens: &[u32], past: u32) -> Result<(), GpuError> {
         self.memory.begin_step(&mut *self.driver, self.artifact.plan(), program, tokens, past)
     }
 
-    /// Runs the calls up to the end of `part` on the inputs that are on the device.
+    /// Runs the calls of `part` on the inputs that are on the device.
     fn replay(&mut self, program: usize, part: Part) -> Result<(), GpuError> {
         let step = &mut self.steps[program];
-        let calls = 0..step.ends[part as usize];
+        let calls = &step.parts[part as usize];
         if calls.is_empty() {
             return Ok(());
         }
         if self.profile {
-            return self.replay_timed(program, calls);
+            return self.replay_timed(program, part);
         }
         let graph = match step.graphs[part as usize] {
             Some(graph) => graph,
             None => {
-                let graph = capture(&mut *self.driver, &step.calls[calls])?;
+                let graph = capture(&mut *self.driver, calls.iter().map(|i| &step.calls[*i]))?;
                 step.graphs[part as usize] = Some(graph);
                 graph
             }
@@ -118,13 +122,14 @@ impl Gpu {
     }
 
     /// One call after another, each alone: slower in all than a step, but every call has a time.
-    fn replay_timed(&mut self, program: usize, calls: Range<usize>) -> Result<(), GpuError> {
+    fn replay_timed(&mut self, program: usize, part: Part) -> Result<(), GpuError> {
         let step = &mut self.steps[program];
         let mut graphs = step.timed.take().unwrap_or_default();
         for call in &step.calls[graphs.len()..] {
-            graphs.push((capture(&mut *self.driver, std::slice::from_ref(call))?, 0));
+            graphs.push((capture(&mut *self.driver, [call])?, 0));
         }
-        for (graph, nanos) in &mut graphs[calls] {
+        for i in &step.parts[part as usize] {
+            let (graph, nanos) = &mut graphs[*i];
             *nanos += self.driver.time(*graph)?;
         }
         step.times = graphs.iter().map(|(_, nanos)| *nanos).collect();
@@ -132,19 +137,35 @@ impl Gpu {
         Ok(())
     }
 
-    /// The first `count` logits of a row.
-    fn fetch(&mut self, program: usize, t: usize, count: usize) -> Result<(), GpuError> {
-        let at = self.memory.arena + self.artifact.plan().programs[program].logits_at(t);
-        self.logits.resize(count, 0.0);
-        self.driver.download(at, bytemuck::cast_slice_mut(&mut self.logits))
+    /// Puts what a device is told of a sampler there, and the draws for the tokens after `past` and on.
+    fn upload_sampling(&mut self, to: OnDevice, draws: &[f32], past: u32) -> Result<(), GpuError> {
+        if self.sampling != Some(to) {
+            self.driver.upload(self.memory.sampling, &to.bytes())?;
+            self.sampling = Some(to);
+        }
+        self.driver.upload(self.memory.draws() + u64::from(past) * 4, bytemuck::cast_slice(draws))
     }
 }
 
+/// The calls of each part of a program.
+fn parts(program: &Program) -> [Vec<usize>; PARTS] {
+    let all = program.calls.len();
+    // In the order of `Program::following`.
+    let with = |has: bool, at: usize| if has { (0..all).chain([at]).collect() } else { vec![] };
+    let (next, sampled) = (program.next.is_some(), program.sampled.is_some());
+    [
+        (0..program.head_start as usize).collect(),
+        (0..all).collect(),
+        with(next, all),
+        with(sampled, all + usize::from(next)),
+    ]
+}
+
 /// Records calls; each may overlap with the one before it, if the device can do that.
-fn capture(driver: &mut dyn GpuDriver, calls: &[Bound]) -> Result<GraphId, GpuError> {
+fn capture<'a>(driver: &mut dyn GpuDriver, calls: impl IntoIterator<Item = &'a Bound>) -> Result<GraphId, GpuError> {
     let overlaps = driver.facts().overlaps();
     driver.begin_capture()?;
-    let launched = calls.iter().enumerate().try_for_each(|(i, call)| call.launch(driver, overlaps && i > 0));
+    let launched = calls.into_iter().enumerate().try_for_each(|(i, call)| call.launch(driver, overlaps && i > 0));
     let graph = driver.end_capture();
     launched.and(graph)
 }
@@ -156,36 +177,36 @@ impl Machine for Gpu {
     }
 
     fn row(&mut self, program: usize, t: usize) -> Result<&[f32], RunError> {
-        self.fetch(program, t, self.artifact.plan().model.vocab as usize)?;
+        let plan = self.artifact.plan();
+        let at = self.memory.arena + plan.programs[program].logits_at(t);
+        self.logits.resize(plan.model.vocab as usize, 0.0);
+        self.driver.download(at, bytemuck::cast_slice_mut(&mut self.logits))?;
         Ok(&self.logits)
     }
 
-    fn decode(&mut self, token: u32, past: u32, steps: u32, ids: &mut Vec<u32>) -> Result<bool, RunError> {
-        if self.artifact.plan().programs[0].next.is_none() || steps == 0 {
+    fn decode(
+        &mut self,
+        token: u32,
+        past: u32,
+        steps: u32,
+        how: Decode<'_>,
+        entries: &mut Vec<u32>,
+    ) -> Result<bool, RunError> {
+        let part = if let Decode::Likeliest = how { Part::Next } else { Part::Sampled };
+        if self.steps[0].parts[part as usize].is_empty() {
             return Ok(false);
+        }
+        if let Decode::Sampled(to, draws) = how {
+            self.upload_sampling(to, draws, past)?;
         }
         self.upload(0, &[token], past)?;
         for _ in 0..steps {
-            self.replay(0, Part::Next)?;
+            self.replay(0, part)?;
         }
-        // The history need not have room for the last: it stands where the next step would read it.
-        let mut made = vec![0u32; steps as usize];
-        let (earlier, last) = made.split_at_mut(steps as usize - 1);
-        if !earlier.is_empty() {
-            let at = self.memory.history + (u64::from(past) + 1) * 4;
-            self.driver.download(at, bytemuck::cast_slice_mut(earlier))?;
-        }
-        self.driver.download(self.memory.steps[0].tokens(), bytemuck::cast_slice_mut(last))?;
-        let vocab = self.artifact.plan().model.vocab as usize;
-        let position = past + steps - 1;
-        self.fetch(0, 0, vocab.min(PROBE))?;
-        if self.logits.iter().all(|x| x.is_nan()) {
-            self.fetch(0, 0, vocab)?;
-        }
-        if self.logits.iter().all(|x| x.is_nan()) || made.iter().any(|id| *id as usize >= vocab) {
-            return Err(RunError::Numerical { position });
-        }
-        ids.extend(made);
+        let made = entries.len();
+        entries.resize(made + steps as usize, 0);
+        let at = self.memory.history + (u64::from(past) + 1) * 4;
+        self.driver.download(at, bytemuck::cast_slice_mut(&mut entries[made..]))?;
         Ok(true)
     }
 

@@ -12,7 +12,8 @@
 //! this is tested on machines without a GPU.
 //!
 //! A step is one graph, captured once: inputs go up in one copy, the graph is launched, and logits come down only where
-//! somebody asks for them. A greedy decode launches step after step and never waits for one before the next.
+//! somebody asks for them. A decode whose tokens the device chooses launches step after step and never waits for one before the
+//! next.
 
 mod bind;
 mod driver;

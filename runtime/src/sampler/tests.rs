@@ -154,3 +154,56 @@ fn extreme_logits_stay_in_range() {
         assert!(s.sample(&mut l.to_vec(), &[]).unwrap() < 3);
     }
 }
+
+#[test]
+fn what_a_device_can_do() {
+    let base = SamplerParams { temp: 0.8, ..Default::default() };
+    let told = base.on_device().unwrap();
+    assert_eq!((told.top_k, told.top_p, told.floor), (40, 0.95, 0.05f32.ln()));
+    assert!((told.scale - std::f32::consts::LOG2_E / 0.8).abs() < 1e-6);
+    assert_eq!((&told.bytes()[..4], &told.bytes()[4..8]), (&[40, 0, 0, 0][..], &0.95f32.to_le_bytes()[..]));
+    let all = SamplerParams { top_p: 1.0, min_p: 0.0, top_k: 64, ..base.clone() }.on_device().unwrap();
+    assert_eq!((all.top_k, all.top_p, all.floor), (64, f32::INFINITY, f32::NEG_INFINITY));
+    for temp in [f32::MIN_POSITIVE / 4.0, 1e-40, f32::MAX] {
+        let scale = SamplerParams { temp, ..base.clone() }.on_device().unwrap().scale;
+        assert!(scale.is_normal(), "{temp}: {scale}");
+    }
+    type Change = fn(&mut SamplerParams);
+    let cases: [(Change, bool); 9] = [
+        (|_| {}, true),
+        (|p| p.top_k = 0, false),
+        (|p| p.top_k = 65, false),
+        (|p| p.temp = 0.0, false),
+        (|p| p.repeat_penalty = 1.1, false),
+        (|p| p.frequency_penalty = 0.1, false),
+        (|p| p.presence_penalty = 0.1, false),
+        (|p| (p.presence_penalty, p.repeat_last_n) = (0.1, 0), true),
+        (|p| p.logit_bias = vec![(1, 1.0)], false),
+    ];
+    for (i, (change, can)) in cases.into_iter().enumerate() {
+        let mut p = base.clone();
+        change(&mut p);
+        assert_eq!(p.on_device().is_some(), can, "{i}: {p:?}");
+    }
+}
+
+#[test]
+fn draws_are_used_up_by_tokens_taken() {
+    let mut a = sampler(|p| (p.seed, p.top_k) = (11, 40));
+    let mut b = a.clone();
+    let l: Vec<f32> = (0..100).map(|i| (i as f32 * 0.7).sin()).collect();
+    let ahead = a.draws(5);
+    assert!(ahead.iter().all(|d| (0.0..1.0).contains(d)));
+    for n in [0, 2, 1] {
+        (0..n).for_each(|_| assert_eq!(a.take(3), Ok(3)));
+        (0..n).for_each(|_| drop(b.sample(&mut l.clone(), &[])));
+        assert_eq!(a.draws(2), b.draws(2));
+    }
+    assert_eq!(a.draws(2), ahead[3..]);
+    assert_eq!(a.take(!7), Err(SampleError::NotANumber(7)));
+    assert_eq!(a.take(crate::plan::NO_TOKEN), Err(SampleError::Nothing));
+    // The likeliest needs no draw.
+    let mut greedy = Sampler::greedy();
+    let before = greedy.draws(1);
+    assert_eq!((greedy.take(3), greedy.draws(1)), (Ok(3), before));
+}

@@ -97,7 +97,7 @@ impl Regions<'_> {
             Arg::V(layer) => self.kv.v(layer),
             Arg::Tokens => self.inputs.tokens(),
             Arg::Rope(table) => self.inputs.rope(table),
-            Arg::RopeAll(_) | Arg::State | Arg::History | Arg::Counters(_) => {
+            Arg::RopeAll(_) | Arg::State | Arg::History | Arg::Sampling | Arg::Draws | Arg::Counters(_) => {
                 unreachable!("a plan for a CPU has none: checked when it was opened")
             }
         }

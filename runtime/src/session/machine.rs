@@ -2,6 +2,16 @@
 
 use crate::cuda::DeviceFacts;
 use crate::error::RunError;
+use crate::sampler::OnDevice;
+
+/// How a machine chooses tokens by itself.
+#[derive(Clone, Copy)]
+pub(crate) enum Decode<'a> {
+    /// The likeliest.
+    Likeliest,
+    /// By chance, with a draw for each step.
+    Sampled(OnDevice, &'a [f32]),
+}
 
 /// A CPU or a GPU with a plan bound to its memory. It knows programs and positions, a session what they mean.
 pub(crate) trait Machine: Send {
@@ -12,9 +22,16 @@ pub(crate) trait Machine: Send {
     /// Row `t` of the logits of the program that ran last, with its head.
     fn row(&mut self, program: usize, t: usize) -> Result<&[f32], RunError>;
 
-    /// Runs `token` at position `past` and then, `steps` times in all, the likeliest next token, appending each to `ids`.
-    /// False, and nothing is done, if the machine cannot do that by itself.
-    fn decode(&mut self, _token: u32, _past: u32, _steps: u32, _ids: &mut Vec<u32>) -> Result<bool, RunError> {
+    /// Runs `token` at position `past` and then, `steps` times in all, the next one as `how` says, appending the history's entry
+    /// for each to `entries`. False, and nothing is done, if the machine cannot do that by itself.
+    fn decode(
+        &mut self,
+        _token: u32,
+        _past: u32,
+        _steps: u32,
+        _how: Decode<'_>,
+        _entries: &mut Vec<u32>,
+    ) -> Result<bool, RunError> {
         Ok(false)
     }
 

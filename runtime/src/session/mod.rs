@@ -19,13 +19,14 @@ use std::sync::Arc;
 
 use cpu::Cpu;
 pub(crate) use inputs::fill_row;
-pub(crate) use machine::Machine;
+pub(crate) use machine::{Decode, Machine};
 pub(crate) use memory::{Block, available as available_memory};
 
 use crate::artifact::Artifact;
 use crate::cuda::{self, DeviceFacts, Gpu, GpuDriver};
 use crate::error::RunError;
 use crate::plan::Program;
+use crate::sampler::Sampler;
 
 /// Context when none is asked for, unless the model was trained for less.
 pub const DEFAULT_CTX: u32 = 4096;
@@ -65,7 +66,7 @@ pub struct CallTime {
     pub runs: u64,
 }
 
-/// Tokens that a greedy decode makes before it looks at them, at most. Looking costs a GPU some microseconds in which it idles.
+/// Tokens that a decode makes before it looks at them, at most. Looking costs a GPU some microseconds in which it idles.
 const LOOK: usize = 8;
 
 /// One conversation.
@@ -155,35 +156,58 @@ impl Session {
         Ok(())
     }
 
-    /// Runs `token` and then, over and over, the likeliest next one (of equal ones the lowest), which `each` is given first.
-    /// Ends after `most` of them, when the context is full, or when `each` says false.
+    /// [`Session::decode`] of the likeliest tokens, of equal ones the lowest.
+    pub fn decode_greedy(&mut self, token: u32, most: usize, each: impl FnMut(u32) -> bool) -> Result<(), RunError> {
+        self.decode(token, most, &mut Sampler::greedy(), each)
+    }
+
+    /// Runs `token` and then, over and over, the next one that `sampler` chooses, which `each` is given first. Ends after `most`
+    /// of them, when the context is full, or when `each` says false.
     ///
     /// The last token given has not been run: it is the next to come, at [`Session::position`]. A GPU makes some tokens before
-    /// it hands them out, and goes from one step to the next without the host.
-    pub fn decode_greedy(
+    /// it hands them out, and goes from one step to the next without the host, where it can do what the sampler does: see
+    /// [`SamplerParams::on_device`](crate::sampler::SamplerParams::on_device). All others choose here, but for those with
+    /// penalties, for which tokens before would have to be known.
+    pub fn decode(
         &mut self,
         token: u32,
         most: usize,
+        sampler: &mut Sampler,
         mut each: impl FnMut(u32) -> bool,
     ) -> Result<(), RunError> {
         self.check(&[token])?;
+        if sampler.params().looks_back() {
+            return Err(RunError::LooksBack);
+        }
         let most = most.min((self.capacity - self.position) as usize);
-        let (mut token, mut done, mut ids) = (token, 0, Vec::new());
+        let (greedy, on_device) = (sampler.params().is_greedy(), sampler.params().on_device());
+        let (mut token, mut done, mut entries) = (token, 0, Vec::new());
         while done < most {
             // The first comes at once, as with any other way to sample.
             let steps = done.clamp(1, LOOK).min(most - done);
             let first = self.position;
-            ids.clear();
-            if self.machine.decode(token, first, steps as u32, &mut ids)? {
+            entries.clear();
+            let draws = sampler.draws(steps);
+            let how = if greedy { Some(Decode::Likeliest) } else { on_device.map(|to| Decode::Sampled(to, &draws)) };
+            let by_machine = match how {
+                Some(how) => self.machine.decode(token, first, steps as u32, how, &mut entries)?,
+                None => false,
+            };
+            if by_machine {
                 self.ran(0, steps as u64, true);
             } else {
-                ids.push(likeliest(self.eval(&[token], Logits::Last)?));
-            }
-            self.position = first;
-            for id in &ids {
-                self.position += 1;
+                let mut logits = self.eval(&[token], Logits::Last)?.to_vec();
+                self.position = first + 1;
+                token = sampler.sample(&mut logits, &[])?;
                 done += 1;
-                token = *id;
+                if !each(token) {
+                    return Ok(());
+                }
+            }
+            for (entry, position) in entries.iter().zip(first + 1..) {
+                self.position = position;
+                token = sampler.take(*entry)?;
+                done += 1;
                 if !each(token) {
                     return Ok(());
                 }
@@ -315,12 +339,6 @@ fn context(artifact: &Artifact, options: SessionOptions) -> Result<u32, RunError
     let max = artifact.plan().model.n_ctx;
     let ctx = options.ctx.unwrap_or(max.min(DEFAULT_CTX));
     if (1..=max).contains(&ctx) { Ok(ctx) } else { Err(RunError::BadContext { ctx, max }) }
-}
-
-/// Of equal logits the first.
-fn likeliest(logits: &[f32]) -> u32 {
-    let better = |best: (u32, f32), (id, l): (usize, &f32)| if *l > best.1 { (id as u32, *l) } else { best };
-    logits.iter().enumerate().fold((0, f32::NEG_INFINITY), better).0
 }
 
 fn checked_row(row: &[f32], position: u32) -> Result<&[f32], RunError> {

@@ -112,6 +112,7 @@ fn program(max_tokens: u32) -> Program {
         logits,
         logits_stride: STRIDE,
         next: None,
+        sampled: None,
     }
 }
 

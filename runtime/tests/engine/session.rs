@@ -3,6 +3,7 @@ use std::sync::Arc;
 use tilewright_runtime::artifact::Artifact;
 use tilewright_runtime::error::RunError;
 use tilewright_runtime::plan::KvLayer;
+use tilewright_runtime::sampler::{Sampler, SamplerParams};
 use tilewright_runtime::session::{Logits, Session, SessionOptions};
 
 use crate::kernels;
@@ -93,6 +94,36 @@ fn greedy_is_step_by_step() {
         .unwrap();
         assert_eq!((got, all.position()), (want, one.position()));
     }
+}
+
+#[test]
+fn sampled_is_step_by_step() {
+    let artifact = open(|_| {});
+    // Of a session on a CPU each kind of sampler can be asked, but for those with penalties.
+    for (top_k, temp, bias) in
+        [(0, 1.0, vec![]), (40, 30.0, vec![]), (5, 100.0, vec![(7, 1.0)]), (0, 0.0, vec![(1, 9e9)])]
+    {
+        let params = SamplerParams { top_k, temp, logit_bias: bias, min_p: 0.0, seed: 5, ..SamplerParams::default() };
+        let [mut one, mut all] = [(); 2].map(|()| Session::new(artifact.clone(), options(60, 1)).unwrap());
+        let [mut a, mut b] = [(); 2].map(|()| Sampler::new(params.clone()).unwrap());
+        let (mut got, mut want, mut token) = (vec![], vec![], 3);
+        for _ in 0..20 {
+            let row = one.eval(&[token], Logits::Last).unwrap();
+            token = a.sample(&mut row.to_vec(), &[]).unwrap();
+            want.push(token);
+        }
+        all.decode(3, 20, &mut b, |id| {
+            got.push(id);
+            true
+        })
+        .unwrap();
+        assert_eq!((got, all.position()), (want, one.position()), "{params:?}");
+    }
+    let mut session = Session::new(artifact, options(60, 1)).unwrap();
+    let params = SamplerParams { presence_penalty: 1.0, ..SamplerParams::default() };
+    let mut sampler = Sampler::new(params).unwrap();
+    assert!(matches!(session.decode(3, 5, &mut sampler, |_| true), Err(RunError::LooksBack)));
+    assert_eq!(session.position(), 0);
 }
 
 #[test]

@@ -123,13 +123,18 @@ impl Place {
 
     /// The f32 of the row at `p`; zeros if there are none.
     pub fn load(self, b: &mut KernelBuilder, p: Value) -> Value {
+        self.load_or(b, p, 0.0)
+    }
+
+    /// The f32 of the row at `p`; so many `none` if there are none.
+    pub fn load_or(self, b: &mut KernelBuilder, p: Value, none: f64) -> Value {
         let ty = Type::F32.x(self.lanes);
         let at = b.index(p, self.at, 4);
         let v = b.load(ty, at, self.more * 4);
         match self.live {
             None => v,
             Some(live) => {
-                let none = b.float(ty, 0.0);
+                let none = b.float(ty, none);
                 b.select(live, v, none)
             }
         }

@@ -12,7 +12,7 @@
 //! | `kv_write.rs` | keys and values into the f16 caches |
 //! | `rowwise.rs` | everything that works row by row, unfused |
 //! | `round.rs` | RMS norm and rounding to f16 rows |
-//! | `next.rs` | from logits to the next decode step |
+//! | `next/` | from logits to the next decode step |
 //! | `head.rs` | norm and rotation of a head, by a warp |
 //! | `last.rs` | which block is the last |
 //! | `block.rs` | threads, places in rows, sums and maxima of many threads |
@@ -34,7 +34,7 @@ mod tests;
 pub use attention::{Attention, MAX_HEAD_DIM};
 pub use embed::Embed;
 pub use kv_write::KvWrite;
-pub use next::Next;
+pub use next::{Choice, Next};
 pub use product::{FEW, Input, Product};
 pub use round::{F16Rows, Round};
 pub use rowwise::Rowwise;

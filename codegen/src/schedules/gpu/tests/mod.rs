@@ -2,6 +2,7 @@
 //! references written here.
 
 mod attention;
+mod next;
 mod rows;
 
 use super::super::{self as cpu, HeadPrep, Params, RopeStyle, Schedule, defaults};

@@ -1,7 +1,7 @@
-//! Row-wise operations, cache writes, rounding, and the step between steps.
+//! Row-wise operations, cache writes and rounding.
 
 use super::super::super::{self as cpu, Activation, RowwiseOp};
-use super::super::{F16Rows, KvWrite, Next, Round, Rowwise};
+use super::super::{F16Rows, KvWrite, Round, Rowwise};
 use super::*;
 
 /// Tokens of a run, of the most there could be.
@@ -232,41 +232,6 @@ fn rounded_rows() {
                 let limit = [2.5e-7, 2e-13][terms as usize - 1];
                 assert!(e < limit || size < 1e-30, "{who}: nmse {e}");
             }
-        }
-    }
-}
-
-#[test]
-fn from_logits_to_the_next_step() {
-    for (vocab, rope, past, capacity) in
-        [(1000, vec![32], 7, 16), (33, vec![], 0, 16), (49157, vec![3, 64], 14, 16), (2048, vec![20], 15, 16)]
-    {
-        let mut r = Random::new();
-        let s = Next { vocab, rope: rope.clone() };
-        let p = params(&s, &[("blocks", 16)]);
-        let x = logits(vocab, &mut r);
-        let state: Vec<u8> = [1, past, capacity].iter().flat_map(|v: &i64| v.to_le_bytes()).collect();
-        let mut buffers = vec![bytes(&x), r.garbage(s.parts_bytes(&p)), vec![0; s.counters_bytes(&p) as usize]];
-        buffers.extend([state, r.garbage(16), r.garbage(capacity as u64 * 4)]);
-        for pairs in &rope {
-            buffers.push(bytes(&r.floats(capacity as u64 * pairs * 2, 1.0)));
-            buffers.push(r.garbage(pairs * 8));
-        }
-        let mut want = buffers.clone();
-        let token = first_largest(&x).to_le_bytes();
-        want[3][8..16].copy_from_slice(&(past + 1).to_le_bytes());
-        want[4][..4].copy_from_slice(&token);
-        let next = past as usize + 1;
-        if past + 1 < capacity {
-            want[5][4 * next..4 * next + 4].copy_from_slice(&token);
-            for i in 0..rope.len() {
-                let n = want[7 + 2 * i].len();
-                want[7 + 2 * i] = want[6 + 2 * i][n * next..n * next + n].to_vec();
-            }
-        }
-        for mut got in run(&s, &p, &buffers, &[past, capacity], &mut r) {
-            got[1] = want[1].clone();
-            assert!(got == want, "seed {}, vocab {vocab}", r.seed);
         }
     }
 }
