@@ -11,7 +11,8 @@ use tilewright_autotune::store;
 use tilewright_autotune::tuner::{Level, Outcome, Tuner, compiler};
 use tilewright_codegen::emulated::{EmulatedDriver, EmulatedGpu};
 use tilewright_codegen::pack::{Layout, Order};
-use tilewright_codegen::schedules::gpu::{Attention, Input, Product, Round};
+use tilewright_codegen::ptx::assembler::Assembler;
+use tilewright_codegen::schedules::gpu::{Attention, F16Rows, Input, Product, Round};
 use tilewright_codegen::schedules::{
     self, Axis, Data, Finish, HeadPrep, Operand, Operands, Params, RopeStyle, Schedule, Space, defaults, params_for,
 };
@@ -153,6 +154,57 @@ fn candidates_that_lie_are_refused() {
     assert_eq!(outcome.record.params["lie"], 0, "seed {seed}: {:?}", outcome.record);
     assert_eq!((outcome.record.tried, outcome.refused["wrong"]), (2, 4), "seed {seed}: {outcome:?}");
     assert!(outcome.record.history.iter().all(|t| t.params["lie"] == 0), "seed {seed}: a liar was timed");
+}
+
+/// A product with one axis: tokens of a block. With 256 of them, sums do not fit a thread's registers.
+struct Wide(Product);
+
+impl Wide {
+    fn params(&self, p: &Params) -> Params {
+        let mut all = defaults(&self.0.space());
+        all.extend([("high", 2), ("tokens", p["tokens"])]);
+        all
+    }
+}
+
+impl Schedule for Wide {
+    fn signature(&self) -> String {
+        format!("wide {}", self.0.signature())
+    }
+
+    fn space(&self) -> Space {
+        vec![Axis { name: "tokens", values: vec![32, 256] }]
+    }
+
+    fn chunks(&self, p: &Params) -> u32 {
+        self.0.chunks(&self.params(p))
+    }
+
+    fn build(&self, name: &str, p: &Params) -> Kernel {
+        self.0.build(name, &self.params(p))
+    }
+
+    fn operands(&self) -> Operands {
+        self.0.operands()
+    }
+}
+
+#[test]
+fn what_spills_is_not_timed() {
+    let Some(assembler) = Assembler::find() else {
+        assert!(std::env::var_os("CI").is_none(), "ptxas is not installed: `make cuda-tools`");
+        eprintln!("SKIPPED: ptxas is not installed (`make cuda-tools`): no candidate was assembled");
+        return;
+    };
+    let seed = seed();
+    let x = Input::Rounded(F16Rows { width: 64, terms: 1 });
+    let finish = Finish::Sum { bias: false, residual: None };
+    let wide = Wide(Product { x, finish, ..product("q4_0", 16, 64, 256) });
+    let target = Target::get("sm_80").expect("a declared target");
+    let gpu = Gpu::new(Box::new(driver(80)), &target, Some(assembler)).expect("a GPU");
+    let outcome = tune(&Tuner::on(gpu, Level::Quick, seed), &wide, seed);
+    assert_eq!(outcome.refused, [("hopeless", 1)].into(), "seed {seed}");
+    assert_eq!((outcome.record.params["tokens"], outcome.record.tried), (32, 1), "seed {seed}: {:?}", outcome.record);
 }
 
 /// Rows that go through shared memory, with much more of it than they need.
