@@ -32,6 +32,8 @@ pub struct EmulatedGpu {
     pub step_limit: u64,
     /// Level 2 cache that it says it has; nothing is cached.
     pub l2_bytes: u64,
+    /// Multiprocessors.
+    pub multiprocessors: u32,
     /// Whether it says that it takes machine code, of which it then refuses any.
     pub takes_cubins: bool,
 }
@@ -44,6 +46,7 @@ impl Default for EmulatedGpu {
             seed: 0,
             step_limit: 200_000_000,
             l2_bytes: 1 << 20,
+            multiprocessors: 4,
             takes_cubins: false,
         }
     }
@@ -142,7 +145,7 @@ impl EmulatedDriver {
         let facts = DeviceFacts {
             name: format!("emulated sm_{}", gpu.sm),
             sm: gpu.sm,
-            multiprocessors: 4,
+            multiprocessors: gpu.multiprocessors,
             memory_bytes: gpu.memory_bytes,
             l2_bytes: gpu.l2_bytes,
             shared_bytes,

@@ -33,9 +33,9 @@ fn seed() -> u64 {
     std::env::var("TILEWRIGHT_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(fresh)
 }
 
-/// A small GPU with a small cache, so that little has to be read.
+/// A small GPU with a small cache, so that little has to be read and multiplied.
 fn driver(sm: u32) -> EmulatedDriver {
-    EmulatedDriver::new(EmulatedGpu { sm, l2_bytes: 32 << 10, ..EmulatedGpu::default() })
+    EmulatedDriver::new(EmulatedGpu { sm, l2_bytes: 32 << 10, multiprocessors: 1, ..EmulatedGpu::default() })
 }
 
 fn tuner(target: &str, sm: u32, seed: u64) -> Tuner<Gpu> {
