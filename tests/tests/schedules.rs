@@ -93,7 +93,8 @@ fn block(format: &str, v: Variant) -> Graph {
     let kv = b.op(OpKind::KvWrite, &[kv, k, val, pos], attrs([]));
     let a = attrs([
         ("heads", (HEADS as i64).into()),
-        ("scale", 0.125.into()),
+        // Scores of random weights near 3, as a model's are; near 100 a softmax would make much of every rounding.
+        ("scale", 0.004.into()),
         ("window", v.window.into()),
         ("softcap", v.softcap.into()),
     ]);
@@ -140,8 +141,45 @@ fn nmse(got: &[f32], want: &[f64]) -> f64 {
     err / power
 }
 
-fn check(format: &str, v: Variant, activations: Activations, off: &BTreeSet<String>, max_tokens: u32, seed: u64) {
-    check_unit(format, v, activations, off, max_tokens, seed, DOT2);
+/// NMSE against the graph interpreter in f64, of every run of a test.
+///
+/// Most runs have only the rounding of f32 in them. Where a value lies next to a tie between two codes, f32 and f64 may
+/// round it to different ones: once in a hundred tokens, and a code is up to a part in 127 (int8) of a vector's greatest
+/// value, so one such costs up to 6e-5, and a few may meet. So the limit of one run is wide, that of the median is not.
+struct Errors(Vec<f64>);
+
+impl Errors {
+    fn new() -> Self {
+        Self(Vec::new())
+    }
+
+    fn add(&mut self, context: &str, activations: Activations, error: f64) {
+        let limit = match activations {
+            Activations::Q8 | Activations::Bf16 => 1e-3,
+            // No kernels of a CPU read them.
+            Activations::F16 | Activations::F16Pair => unreachable!("f16 activations are for GPU targets"),
+            Activations::F32 => 1e-6,
+        };
+        assert!(error < limit, "{context}: error {error:e} against the graph interpreter in f64");
+        self.0.push(error);
+    }
+
+    fn assert_median(mut self) {
+        self.0.sort_by(f64::total_cmp);
+        let median = self.0[self.0.len() / 2];
+        assert!(median < 1e-9, "half of {} runs are off by {median:e} or more", self.0.len());
+    }
+}
+
+fn check(
+    errors: &mut Errors,
+    format: &str,
+    v: Variant,
+    activations: Activations,
+    off: &BTreeSet<String>,
+    max_tokens: u32,
+) {
+    check_unit(errors, format, v, activations, off, max_tokens, DOT2);
 }
 
 /// Values of the parameter `unit` of products of bf16.
@@ -149,14 +187,15 @@ const DOT2: i64 = 0;
 const TILE: i64 = 1;
 
 fn check_unit(
+    errors: &mut Errors,
     format: &str,
     v: Variant,
     activations: Activations,
     off: &BTreeSet<String>,
     max_tokens: u32,
-    seed: u64,
     unit: i64,
 ) {
+    let seed = seed();
     let context = format!("{format} {v:?} {activations:?} off {off:?} max_tokens {max_tokens} seed {seed:#x}");
     let mut g = block(format, v);
     // Products of bf16 take every format, whatever a build chooses.
@@ -197,18 +236,7 @@ fn check_unit(
             _ => panic!("{context}: no logits"),
         };
         let got = interp.run(&tokens).unwrap_or_else(|e| panic!("{context}: {e}"));
-        let error = nmse(&got, &want);
-        // int8 codes at a tie may round either way; one code step in 10^4 is far below this.
-        // A bf16 that falls to the other side is up to a part in 256 off, and scores of random weights, near 100, make a
-        // few percent of it: seen once in a hundred blocks. `products_of_bf16_alone` has no such thing and is strict.
-        let limit = match activations {
-            Activations::Q8 => 2e-4,
-            Activations::Bf16 => 5e-3,
-            // No kernels of a CPU read them.
-            Activations::F16 | Activations::F16Pair => unreachable!("f16 activations are for GPU targets"),
-            Activations::F32 => 1e-6,
-        };
-        assert!(error < limit, "{context}: error {error:e} against the graph interpreter in f64");
+        errors.add(&context, activations, nmse(&got, &want));
         for (name, jit) in &mut jits {
             let same = jit.run(&tokens).unwrap_or_else(|e| panic!("{context} {name}: {e}"));
             let differ = got.iter().zip(&same).filter(|(a, b)| a.to_bits() != b.to_bits()).count();
@@ -231,29 +259,35 @@ fn formats() -> Vec<String> {
 
 #[test]
 fn every_format_with_int8_activations() {
+    let mut errors = Errors::new();
     for (i, format) in formats().iter().enumerate() {
         for max_tokens in [1, 8] {
-            check(format, VARIANTS[i % 3], Activations::Q8, &BTreeSet::new(), max_tokens, seed());
+            check(&mut errors, format, VARIANTS[i % 3], Activations::Q8, &BTreeSet::new(), max_tokens);
         }
     }
+    errors.assert_median();
 }
 
 #[test]
 fn every_format_with_f32_activations() {
+    let mut errors = Errors::new();
     for (i, format) in formats().iter().enumerate() {
         for max_tokens in [1, 8] {
-            check(format, VARIANTS[(i + 1) % 3], Activations::F32, &BTreeSet::new(), max_tokens, seed());
+            check(&mut errors, format, VARIANTS[(i + 1) % 3], Activations::F32, &BTreeSet::new(), max_tokens);
         }
     }
+    errors.assert_median();
 }
 
 #[test]
 fn every_format_with_bf16_activations() {
+    let mut errors = Errors::new();
     for (i, format) in formats().iter().enumerate() {
         for max_tokens in [1, 8] {
-            check(format, VARIANTS[(i + 2) % 3], Activations::Bf16, &BTreeSet::new(), max_tokens, seed());
+            check(&mut errors, format, VARIANTS[(i + 2) % 3], Activations::Bf16, &BTreeSet::new(), max_tokens);
         }
     }
+    errors.assert_median();
 }
 
 /// One product and one pair of them, of values that are the same in both: no rounding can fall to the other side but that
@@ -290,15 +324,18 @@ fn products_of_bf16_alone() {
 /// Tiles, by the interpreter and where the machine has them: fewer tokens than a tile, and more than four with a rest.
 #[test]
 fn every_format_with_tiles() {
+    let mut errors = Errors::new();
     for (i, format) in formats().iter().enumerate() {
         for max_tokens in [1, if i % 4 == 0 { 37 } else { 8 }] {
-            check_unit(format, VARIANTS[i % 3], Activations::Bf16, &BTreeSet::new(), max_tokens, seed(), TILE);
+            check_unit(&mut errors, format, VARIANTS[i % 3], Activations::Bf16, &BTreeSet::new(), max_tokens, TILE);
         }
     }
+    errors.assert_median();
 }
 
 #[test]
 fn every_schedule_unfused() {
+    let mut errors = Errors::new();
     let off: BTreeSet<String> =
         tilewright_passes::PIPELINE.iter().filter(|p| p.switchable).map(|p| p.pass.name().to_string()).collect();
     for variant in VARIANTS {
@@ -309,20 +346,23 @@ fn every_schedule_unfused() {
             ("q5_0", Activations::F32),
             ("q4_k", Activations::Bf16),
         ] {
-            check(format, variant, activations, &off, 8, seed());
+            check(&mut errors, format, variant, activations, &off, 8);
         }
     }
+    errors.assert_median();
 }
 
 #[test]
 fn every_variant_fused() {
+    let mut errors = Errors::new();
     for variant in VARIANTS {
         for format in ["q4_1", "q5_0", "q8_0", "q4_k", "q6_k", "iq4_nl"] {
             for max_tokens in [1, 8] {
-                check(format, variant, Activations::Q8, &BTreeSet::new(), max_tokens, seed());
+                check(&mut errors, format, variant, Activations::Q8, &BTreeSet::new(), max_tokens);
             }
         }
     }
+    errors.assert_median();
 }
 
 /// The one op whose result is not f32.
