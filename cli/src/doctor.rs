@@ -5,11 +5,15 @@ use crate::system::{self, human};
 use serde_json::{Value, json};
 use std::io::Write;
 use std::path::Path;
-use tilewright_autotune::bandwidth;
+use tilewright_autotune::fingerprint::{self, Device};
+use tilewright_autotune::{bandwidth, exchange};
 use tilewright_codegen::backend::{self, Backend};
 use tilewright_codegen::cranelift::Cranelift;
+use tilewright_codegen::ptx::assembler::Assembler;
 use tilewright_codegen::target::Target;
+use tilewright_driver::target::for_device;
 use tilewright_ir::kernel::{KernelBuilder, Type};
+use tilewright_runtime::cuda::{self, DeviceFacts, GpuError};
 use tilewright_runtime::loader::Kernels;
 
 #[derive(clap::Args)]
@@ -128,6 +132,55 @@ fn probe(root: &Path) -> std::io::Result<()> {
     std::fs::remove_file(&file)
 }
 
+fn gpu(found: &Result<DeviceFacts, GpuError>) -> Check {
+    let facts = match found {
+        Ok(facts) => facts,
+        // A machine without one is as good as any other until a model is compiled for one.
+        Err(e) => return Check::ok("GPU", "none").costs(format!("--target cuda: {e}")),
+    };
+    let what = format!(
+        "{} (sm_{}, {} multiprocessors, {}), driver of CUDA {}.{}",
+        facts.name,
+        facts.sm,
+        facts.multiprocessors,
+        human(facts.memory_bytes),
+        facts.driver / 1000,
+        facts.driver % 1000 / 10
+    );
+    match for_device(facts.sm) {
+        Ok(target) => Check::ok("GPU", format!("{what}: --target {}", target.name)),
+        Err(e) => Check::ok("GPU", what).costs(e.to_string()),
+    }
+}
+
+fn assembler() -> Check {
+    match Assembler::find().map(|a| a.version()) {
+        Some(Ok(version)) => Check::ok("assembler", version),
+        Some(Err(e)) => Check::bad("assembler", e.to_string(), "the GPU's driver compiles the kernels at each start"),
+        None => Check::ok("assembler", "no ptxas")
+            .costs("kernels for a GPU are compiled by its driver at each start, and spills are not seen by the tuner"),
+    }
+}
+
+/// Records of this machine: of its processor, and of its GPU if there is one.
+fn tuning(args: &CompileArgs, gpu: Option<&DeviceFacts>) -> Check {
+    let count = |device: String| {
+        let cache = args.cache().map_err(|e| e.to_string())?;
+        exchange::known(cache.root(), &device).map(|(rows, _)| rows.len()).map_err(|e| e.to_string())
+    };
+    let counts = count(Device::detect().id()).and_then(|cpu| {
+        let gpu = gpu.map(|facts| count(fingerprint::of_gpu(facts))).transpose()?;
+        Ok((cpu, gpu))
+    });
+    let cost = "kernels without a record use the defaults of their schedules; `tune MODEL` measures them";
+    match counts {
+        Err(e) => Check::bad("tuning", e, "schedules use their default parameters"),
+        Ok((0, None | Some(0))) => Check::ok("tuning", "no records").costs(cost),
+        Ok((cpu, None)) => Check::ok("tuning", format!("{cpu} record(s)")),
+        Ok((cpu, Some(gpu))) => Check::ok("tuning", format!("{cpu} record(s) of the processor, {gpu} of the GPU")),
+    }
+}
+
 pub fn run(args: Args) -> anyhow::Result<()> {
     let cores = system::cores();
     let one = bandwidth::measure(1, BYTES);
@@ -135,6 +188,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let gb = |b: &bandwidth::Bandwidth| {
         format!("{:.1} GB/s (+- {:.1}) with {} thread(s)", b.median / 1e9, b.mad / 1e9, b.threads)
     };
+    let device = cuda::open().map(|driver| driver.facts().clone());
     let checks = [
         Check::ok("processor", format!("{}, {cores} core(s) for this process", system::cpu_name())),
         target(),
@@ -144,8 +198,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         Check::ok("memory speed", format!("{}, {}", gb(&one), gb(&all)))
             .costs(format!("a model that reads 100 MB a token makes at most {:.0} tok/s", all.best / 1e8)),
         cache(&args.compile),
-        Check::ok("GPU", "not used").costs("the CUDA back end is not there yet"),
-        Check::ok("tuning", "none").costs("schedules use their default parameters; the tuner is not there yet"),
+        gpu(&device),
+        assembler(),
+        tuning(&args.compile, device.as_ref().ok()),
     ];
     let mut out = std::io::stdout().lock();
     if args.json {

@@ -3,7 +3,7 @@
 //! | file | content |
 //! |---|---|
 //! | `driver.rs` | [`GpuDriver`]: all that a session wants of a GPU; two implementations |
-//! | `real.rs` | the one on NVIDIA's driver, which is looked for at run time (cargo feature `cuda`) |
+//! | `real/` | the one on NVIDIA's driver, which is looked for at run time (cargo feature `cuda`) |
 //! | `machine.rs` | the GPU behind a session: memory, graphs, steps |
 //! | `bind.rs` | device memory, and the calls of a plan with device addresses in place of offsets |
 //! | `error.rs` | [`GpuError`] |
