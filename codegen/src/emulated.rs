@@ -89,7 +89,7 @@ impl Counts {
     }
 
     /// A clock that goes on with work: a part for each launch, each warp instruction, and each byte from or to memory.
-    fn nanos(&self) -> u64 {
+    pub fn nanos(&self) -> u64 {
         let of = |c: &KernelCounts| {
             let bytes = c.global_read + c.global_written;
             c.launches * LAUNCH_NS + (c.instructions + c.bank_conflicts) * INSTRUCTION_NS + bytes / BYTES_A_NS

@@ -70,6 +70,11 @@ impl Module {
         self.kernels.iter().map(|k| k.name.as_str())
     }
 
+    /// How many parameters that kernel has.
+    pub fn params(&self, kernel: &str) -> Option<usize> {
+        self.kernels.iter().find(|k| k.name == kernel).map(|k| k.params.len())
+    }
+
     /// What `.version` says.
     pub fn version(&self) -> &str {
         &self.version

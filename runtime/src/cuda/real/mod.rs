@@ -350,9 +350,9 @@ mod tests {
     use super::Cuda;
     use crate::cuda::{Code, GpuDriver, GpuError, Launch};
 
-    /// out[i] = in[i] + i, for a block of 32.
-    const PTX: &str = ".version 7.0
-.target sm_70
+    /// out[i] = in[i] + i, for a block of 32; where launches overlap it waits for the one before it.
+    const PTX: &str = ".version 7.8
+.target sm_TARGET
 .address_size 64
 .visible .entry add(.param .u64 p_out, .param .u64 p_in)
 {
@@ -360,6 +360,7 @@ mod tests {
     .reg .b64 %out, %in, %a;
     ld.param.u64 %out, [p_out];
     ld.param.u64 %in, [p_in];
+    WAIT
     mov.u32 %i, %tid.x;
     mad.wide.u32 %a, %i, 4, %in;
     ld.global.u32 %x, [%a];
@@ -396,27 +397,27 @@ mod tests {
         cuda.download(at, &mut back).unwrap();
         assert_eq!((&back[..128], &back[128..]), (&[0; 128][..], &bytes[..128]));
 
-        let refused = cuda.load(Code::Ptx(&PTX.replace("add.u32", "add.u33"))).unwrap_err();
+        let overlaps = cuda.facts().overlaps();
+        let (target, wait) = if overlaps { ("90", "griddepcontrol.wait;") } else { ("75", "") };
+        let text = PTX.replace("TARGET", target).replace("WAIT", wait);
+        let refused = cuda.load(Code::Ptx(&text.replace("add.u32", "add.u33"))).unwrap_err();
         assert!(matches!(refused, GpuError::Refused { .. }) && !refused.to_string().contains('\n'), "{refused}");
-        let module = cuda.load(Code::Ptx(PTX)).unwrap();
+        let module = cuda.load(Code::Ptx(&text)).unwrap();
         assert!(cuda.function(module, "subtract").is_err());
         let function = cuda.function(module, "add").unwrap();
         let params = [at, at + 128];
-        for dependent in [false, cuda.facts().overlaps()] {
-            let launch = Launch { function, grid: 1, threads: 32, shared_bytes: 0, params: &params, dependent };
-            cuda.begin_capture().unwrap();
-            cuda.launch(&launch).unwrap();
-            cuda.launch(&Launch { params: &[at + 128, at], ..launch }).unwrap();
-            let graph = cuda.end_capture().unwrap();
-            cuda.upload(at + 128, &bytes[..128]).unwrap();
-            cuda.replay(graph).unwrap();
-            assert!(cuda.time(graph).unwrap() > 0);
-            cuda.download(at + 128, &mut back[128..]).unwrap();
-            if !dependent {
-                let want: Vec<u8> = (0..32).flat_map(|i| (start + i + 4 * i).to_le_bytes()).collect();
-                assert_eq!(back[128..], want);
-            }
-        }
+        let launch = Launch { function, grid: 1, threads: 32, shared_bytes: 0, params: &params, dependent: overlaps };
+        cuda.begin_capture().unwrap();
+        cuda.launch(&launch).unwrap();
+        cuda.launch(&Launch { params: &[at + 128, at], ..launch }).unwrap();
+        let graph = cuda.end_capture().unwrap();
+        cuda.upload(at + 128, &bytes[..128]).unwrap();
+        cuda.replay(graph).unwrap();
+        assert!(cuda.time(graph).unwrap() > 0);
+        cuda.download(at + 128, &mut back[128..]).unwrap();
+        let want: Vec<u8> = (0..32).flat_map(|i| (start + i + 4 * i).to_le_bytes()).collect();
+        assert_eq!(back[128..], want);
+        cuda.forget(graph).unwrap();
         assert!(matches!(cuda.alloc("too much", 1 << 50), Err(GpuError::OutOfMemory { .. })));
         cuda.free(at).unwrap();
         assert!(cuda.free(at).is_err());
