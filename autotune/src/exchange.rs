@@ -1,5 +1,8 @@
 //! Files of records as a whole: check, compare, unite, clear. What `compile-model cache` does.
 //!
+//! A machine has one or two devices, `here`: its processor and its GPU, by their names in records
+//! ([`fingerprint`](crate::fingerprint)).
+//!
 //! ```
 //! use tilewright_autotune::{exchange, record::Record, store};
 //! let (here, there) = (tempfile::tempdir()?, tempfile::tempdir()?);
@@ -10,7 +13,7 @@
 //! store::append(&other, &fast)?;
 //! let diff = exchange::diff(here.path(), &other)?;
 //! assert_eq!((diff.differs.len(), diff.only_a.len()), (1, 0));
-//! assert_eq!(exchange::merge(here.path(), &slow.device, &other)?.0.faster, 1);
+//! assert_eq!(exchange::merge(here.path(), &[slow.device], &other)?.0.faster, 1);
 //! assert_eq!(exchange::diff(here.path(), &other)?.same, 1);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
@@ -19,7 +22,7 @@ use crate::layers::{self, Layer};
 use crate::line::{self, Fault};
 use crate::record::{Key, Record};
 use crate::store::{self, StoreError, Warnings};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::{Error, ErrorKind};
 use std::path::{Path, PathBuf};
 
@@ -99,22 +102,24 @@ fn good(path: &Path, bytes: &[u8]) -> (Vec<Record>, Option<Warnings>) {
 /// A record and where it is from.
 pub type Row = (Record, Layer);
 
-/// Everything `device` knows, one record a key: its own, else one of the lower layer as [`layers::Layers`] chooses it. Of
+/// Everything a machine knows, one record a key: its own, else one of the lower layer as [`layers::Layers`] chooses it. Of
 /// any compiler, so that a person can see what the next build will not use.
-pub fn known(root: &Path, device: &str) -> Result<(Vec<Row>, Vec<Warnings>), StoreError> {
-    let own = store::file(root, device);
-    let (mine, warnings) = good(&own, &store::read(&own)?);
-    let (mut lower, mut ignored) = (vec![], Vec::from_iter(warnings));
+pub fn known(root: &Path, here: &[String]) -> Result<(Vec<Row>, Vec<Warnings>), StoreError> {
+    let (mut mine, mut lower, mut ignored) = (vec![], vec![], vec![]);
+    for device in here {
+        let own = store::file(root, device);
+        let (records, warnings) = good(&own, &store::read(&own)?);
+        mine.extend(records.into_iter().filter(|r| r.device == *device));
+        ignored.extend(warnings);
+    }
     for (path, bytes) in layers::shipped(root)? {
         let (records, warnings) = good(&path, &bytes);
         lower.extend(records);
         ignored.extend(warnings);
     }
-    lower.sort_by_cached_key(|r| layers::worth(r, device));
-    let rows = lower
-        .into_iter()
-        .map(|r| (r, Layer::Shipped))
-        .chain(mine.into_iter().filter(|r| r.device == device).map(|r| (r, Layer::User)));
+    lower.sort_by_cached_key(|r| layers::worth(r, here.contains(&r.device)));
+    let lower = lower.into_iter().map(|r| (r, Layer::Shipped));
+    let rows = lower.chain(mine.into_iter().map(|r| (r, Layer::User)));
     let known: BTreeMap<Key, Row> = rows.map(|row| (row.0.key(), row)).collect();
     Ok((known.into_values().collect(), ignored))
 }
@@ -221,18 +226,18 @@ fn identity(r: &Record) -> (Key, String, String) {
     (r.key(), r.compiler.clone(), r.device.clone())
 }
 
-/// Takes over what `source` has of this `device` that is new or faster. Lines that are bad, and records of other
+/// Takes over what `source` has of this machine that is new or faster. Lines that are bad, and records of other
 /// machines, are left out and counted.
-pub fn merge(root: &Path, device: &str, source: &Path) -> Result<(Merged, Vec<Warnings>), ExchangeError> {
+pub fn merge(root: &Path, here: &[String], source: &Path) -> Result<(Merged, Vec<Warnings>), ExchangeError> {
     let (records, warnings) = latest(&named(source)?, identity)?;
-    let (ours, others): (Vec<_>, Vec<_>) = records.into_values().partition(|r| r.device == device);
+    let (ours, others): (Vec<_>, Vec<_>) = records.into_values().partition(|r| here.contains(&r.device));
     let mut merged = Merged { elsewhere: others.len(), ..Merged::default() };
-    unite(&store::file(root, device), ours, &mut merged)?;
+    unite_each(&|device| store::file(root, device), ours, &mut merged)?;
     Ok((merged, warnings))
 }
 
 /// Takes over a whole file, or nothing of it if a line is bad. Records of other machines are refused, or become hints.
-pub fn import(root: &Path, device: &str, source: &Path, as_hint: bool) -> Result<Merged, ExchangeError> {
+pub fn import(root: &Path, here: &[String], source: &Path, as_hint: bool) -> Result<Merged, ExchangeError> {
     for path in named(source)? {
         let bytes = store::read(&path)?;
         if let Some((line, fault)) = store::lines(&bytes).find_map(|(n, l)| Some((n, line::read(l).err()?))) {
@@ -243,22 +248,27 @@ pub fn import(root: &Path, device: &str, source: &Path, as_hint: bool) -> Result
     if records.is_empty() {
         return Err(ExchangeError::Empty { path: source.into() });
     }
-    let (ours, others): (Vec<_>, Vec<_>) = records.into_values().partition(|r| r.device == device);
+    let (ours, others): (Vec<_>, Vec<_>) = records.into_values().partition(|r| here.contains(&r.device));
     if let (Some(other), false) = (others.first(), as_hint) {
-        let (device, here) = (other.device.clone(), device.to_string());
+        let (device, here) = (other.device.clone(), here.join(", "));
         return Err(ExchangeError::Elsewhere { path: source.into(), count: others.len(), device, here });
     }
     let mut merged = Merged::default();
-    unite(&store::file(root, device), ours, &mut merged)?;
-    let devices: BTreeSet<String> = others.iter().map(|r| r.device.clone()).collect();
-    for device in devices {
-        let theirs = others.iter().filter(|r| r.device == device).cloned().collect();
-        let mut hints = Merged::default();
-        unite(&layers::hints(root).join(format!("{device}.jsonl")), theirs, &mut hints)?;
-        merged.hints += hints.added + hints.faster;
-        merged.kept += hints.kept;
-    }
+    unite_each(&|device| store::file(root, device), ours, &mut merged)?;
+    let mut hints = Merged::default();
+    unite_each(&|device| layers::hints(root).join(format!("{device}.jsonl")), others, &mut hints)?;
+    merged.hints = hints.added + hints.faster;
+    merged.kept += hints.kept;
     Ok(merged)
+}
+
+/// Unites the records of each device with its file.
+fn unite_each(file: &dyn Fn(&str) -> PathBuf, records: Vec<Record>, merged: &mut Merged) -> Result<(), StoreError> {
+    let mut by_device = BTreeMap::<String, Vec<Record>>::new();
+    for r in records {
+        by_device.entry(r.device.clone()).or_default().push(r);
+    }
+    by_device.into_iter().try_for_each(|(device, records)| unite(&file(&device), records, merged))
 }
 
 /// Appends to a file what it lacks or has slower.
@@ -278,13 +288,13 @@ fn unite(path: &Path, records: Vec<Record>, merged: &mut Merged) -> Result<(), S
     Ok(())
 }
 
-/// The latest records of a device as the content of a file, ordered by key, so that equal stores give equal bytes.
-pub fn export(root: &Path, device: &str) -> Result<(String, usize, Vec<Warnings>), ExchangeError> {
-    let path = store::file(root, device);
-    let (mut records, warnings) = latest(std::slice::from_ref(&path), identity)?;
-    records.retain(|_, r| r.device == device);
+/// The latest records of a machine as the content of a file, ordered by key, so that equal stores give equal bytes.
+pub fn export(root: &Path, here: &[String]) -> Result<(String, usize, Vec<Warnings>), ExchangeError> {
+    let files: Vec<PathBuf> = here.iter().map(|device| store::file(root, device)).collect();
+    let (mut records, warnings) = latest(&files, identity)?;
+    records.retain(|_, r| here.contains(&r.device));
     if records.is_empty() {
-        return Err(ExchangeError::Empty { path });
+        return Err(ExchangeError::Empty { path: store::folder(root) });
     }
     let text = records.values().map(|r| line::write(r) + "\n").collect();
     Ok((text, records.len(), warnings))

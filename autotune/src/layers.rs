@@ -73,9 +73,9 @@ pub fn hints(root: &Path) -> PathBuf {
     store::folder(root).join("hints")
 }
 
-/// What orders shipped records of one key on `device`: those of this device last, then by date.
-pub(crate) fn worth(r: &Record, device: &str) -> (bool, String) {
-    (r.device == device, r.date.clone())
+/// What orders shipped records of one key: those of a device that is `here` last, then by date.
+pub(crate) fn worth(r: &Record, here: bool) -> (bool, String) {
+    (here, r.date.clone())
 }
 
 /// The files of the lower layer with their content: hints under `root`, then what comes with the program.
@@ -130,8 +130,9 @@ impl Layers {
     /// Keeps a shipped record unless one worth more is there.
     fn ship(&mut self, r: Lazy) {
         let (key, device) = (r.head().key(), self.user.device());
-        let mine = worth(r.head(), device);
-        let better = self.shipped.get(&key).is_none_or(|old| worth(old.head(), device) <= mine);
+        let worth = |r: &Record| worth(r, r.device == device);
+        let mine = worth(r.head());
+        let better = self.shipped.get(&key).is_none_or(|old| worth(old.head()) <= mine);
         if better {
             self.shipped.insert(key, r);
         }

@@ -2,6 +2,7 @@
 
 use crate::exit::usage;
 use crate::list::table;
+use crate::system;
 use anyhow::Context;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -9,7 +10,6 @@ use std::fmt::Write as _;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use tilewright_autotune::exchange::{self, ExchangeError, Row};
-use tilewright_autotune::fingerprint::Device;
 use tilewright_autotune::record::Record;
 use tilewright_autotune::store::{self, Warnings};
 use tilewright_driver::Cache;
@@ -65,8 +65,8 @@ enum What {
     },
 }
 
-fn rows(root: &Path, device: &str) -> anyhow::Result<Vec<Row>> {
-    let (rows, warnings) = exchange::known(root, device)?;
+fn rows(root: &Path, here: &[String]) -> anyhow::Result<Vec<Row>> {
+    let (rows, warnings) = exchange::known(root, here)?;
     warn(&warnings);
     if rows.is_empty() {
         eprintln!("no records in {}", store::folder(root).display());
@@ -203,16 +203,16 @@ fn diff(a: &Path, b: &Path) -> anyhow::Result<String> {
     Ok(text)
 }
 
-fn merge(root: &Path, device: &str, file: &Path) -> anyhow::Result<String> {
-    let (m, warnings) = exchange::merge(root, device, file)?;
+fn merge(root: &Path, here: &[String], file: &Path) -> anyhow::Result<String> {
+    let (m, warnings) = exchange::merge(root, here, file)?;
     warn(&warnings);
     let (kept, elsewhere) = (m.kept, m.elsewhere);
     let file = file.display();
     Ok(format!("{file}: {} added, {} faster, {kept} not better, {elsewhere} of other machines\n", m.added, m.faster))
 }
 
-fn export(root: &Path, device: &str, file: &Path) -> anyhow::Result<Option<String>> {
-    let (text, count, warnings) = exchange::export(root, device)?;
+fn export(root: &Path, here: &[String], file: &Path) -> anyhow::Result<Option<String>> {
+    let (text, count, warnings) = exchange::export(root, here)?;
     warn(&warnings);
     if file == Path::new("-") {
         std::io::stdout().write_all(text.as_bytes())?;
@@ -222,8 +222,8 @@ fn export(root: &Path, device: &str, file: &Path) -> anyhow::Result<Option<Strin
     Ok(Some(format!("{}: {count} record(s)\n", file.display())))
 }
 
-fn import(root: &Path, device: &str, file: &Path, as_hint: bool) -> anyhow::Result<String> {
-    let m = exchange::import(root, device, file, as_hint)?;
+fn import(root: &Path, here: &[String], file: &Path, as_hint: bool) -> anyhow::Result<String> {
+    let m = exchange::import(root, here, file, as_hint)?;
     let (hints, kept) = (m.hints, m.kept);
     Ok(format!("{}: {} added, {} faster, {hints} as hints, {kept} not better\n", file.display(), m.added, m.faster))
 }
@@ -245,13 +245,13 @@ fn clear(root: &Path, yes: bool) -> anyhow::Result<String> {
 
 pub fn run(args: Args) -> anyhow::Result<()> {
     let cache = Cache::open(args.cache_dir.as_deref())?;
-    let (root, device) = (cache.root(), Device::detect().id());
+    let (root, here) = (cache.root(), system::devices());
     let mut failure = None;
     let text = match args.what {
-        What::Ls { json: true } => format!("{}\n", Value::from_iter(rows(root, &device)?.iter().map(object))),
-        What::Ls { json: false } => table(&ls(&rows(root, &device)?)),
+        What::Ls { json: true } => format!("{}\n", Value::from_iter(rows(root, &here)?.iter().map(object))),
+        What::Ls { json: false } => table(&ls(&rows(root, &here)?)),
         What::Show { key, json } => {
-            let rows = rows(root, &device)?;
+            let rows = rows(root, &here)?;
             let row = find(&rows, &key)?;
             if json { format!("{}\n", object(row)) } else { show(row) }
         }
@@ -262,11 +262,11 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         }
         What::Diff { a, b } => diff(&a, &b)?,
         What::Merge { files } => {
-            let texts: anyhow::Result<Vec<_>> = files.iter().map(|f| merge(root, &device, f)).collect();
+            let texts: anyhow::Result<Vec<_>> = files.iter().map(|f| merge(root, &here, f)).collect();
             texts?.concat()
         }
-        What::Export { file } => export(root, &device, &file)?.unwrap_or_default(),
-        What::Import { file, as_hint } => import(root, &device, &file, as_hint)?,
+        What::Export { file } => export(root, &here, &file)?.unwrap_or_default(),
+        What::Import { file, as_hint } => import(root, &here, &file, as_hint)?,
         What::Clear { yes } => clear(root, yes)?,
     };
     std::io::stdout().lock().write_all(text.as_bytes())?;

@@ -166,7 +166,7 @@ fn assembler() -> Check {
 fn tuning(args: &CompileArgs, gpu: Option<&DeviceFacts>) -> Check {
     let count = |device: String| {
         let cache = args.cache().map_err(|e| e.to_string())?;
-        exchange::known(cache.root(), &device).map(|(rows, _)| rows.len()).map_err(|e| e.to_string())
+        exchange::known(cache.root(), &[device]).map(|(rows, _)| rows.len()).map_err(|e| e.to_string())
     };
     let counts = count(Device::detect().id()).and_then(|cpu| {
         let gpu = gpu.map(|facts| count(fingerprint::of_gpu(facts))).transpose()?;

@@ -1,6 +1,9 @@
-//! What the operating system says of this process and machine. Linux; elsewhere the answers are absent.
+//! What the operating system says of this process and machine. Linux; elsewhere the answers are absent. And what devices
+//! the machine has.
 
 use std::time::{SystemTime, UNIX_EPOCH};
+use tilewright_autotune::fingerprint::{self, Device};
+use tilewright_runtime::cuda::{self, GpuError};
 
 /// Most memory this process has had resident, mapped weights included.
 pub fn peak_rss() -> Option<u64> {
@@ -33,6 +36,17 @@ pub fn cpu_name() -> String {
 /// Programs that want a core at the moment, this one among them; the average of the last minute.
 pub fn load() -> Option<f64> {
     std::fs::read_to_string("/proc/loadavg").ok()?.split(' ').next()?.parse().ok()
+}
+
+/// What records call the devices of this machine: its processor, and its GPU if it has one.
+pub fn devices() -> Vec<String> {
+    let mut devices = vec![Device::detect().id()];
+    match cuda::open() {
+        Ok(gpu) => devices.push(fingerprint::of_gpu(gpu.facts())),
+        Err(GpuError::NoDriver | GpuError::NotBuilt | GpuError::NoDevice { .. }) => {}
+        Err(e) => eprintln!("warning: records of the GPU are left out: {e}"),
+    }
+    devices
 }
 
 /// Cores this process may use.

@@ -96,18 +96,42 @@ pub fn distance(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).fold(0f32, |d, (x, y)| d.max((x - y).abs())) / most
 }
 
-/// The command-line program, built on the first call: it is a binary of another crate.
+/// The command-line program: a binary of another crate.
 pub fn program() -> &'static Path {
-    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| {
+    &others().program
+}
+
+/// A folder that is searched for NVIDIA's driver before all others, if it is put into `LD_LIBRARY_PATH`: what it has is the one
+/// of `tests/fake-cuda`.
+pub fn fake_cuda(folder: &Path) -> std::io::Result<()> {
+    std::os::unix::fs::symlink(&others().fake_cuda, folder.join("libcuda.so.1"))
+}
+
+/// What tests run and do not link.
+struct Others {
+    program: PathBuf,
+    fake_cuda: PathBuf,
+}
+
+/// Built on the first call.
+fn others() -> &'static Others {
+    static OTHERS: OnceLock<Others> = OnceLock::new();
+    OTHERS.get_or_init(|| {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let args = ["build", "--release", "--quiet", "-p", "tilewright-cli", "--message-format=json"];
+        let packages = ["-p", "tilewright-cli", "-p", "tilewright-fake-cuda"];
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
-        let out = Command::new(cargo).args(args).current_dir(root).output().expect("cargo");
+        let mut command = Command::new(cargo);
+        command.args(["build", "--release", "--quiet", "--message-format=json"]).args(packages).current_dir(root);
+        let out = command.output().expect("cargo");
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
         let messages = String::from_utf8(out.stdout).expect("UTF-8");
-        let executable =
-            |line| Some(serde_json::from_str::<serde_json::Value>(line).ok()?["executable"].as_str()?.into());
-        messages.lines().find_map(executable).expect("an executable")
+        let made: Vec<serde_json::Value> = messages.lines().filter_map(|l| serde_json::from_str(l).ok()).collect();
+        let of = |target: &str| {
+            let file = |m: &serde_json::Value| {
+                Some(m["filenames"][0].as_str().filter(|_| m["target"]["name"] == target)?.into())
+            };
+            made.iter().find_map(file).unwrap_or_else(|| panic!("cargo made no {target}"))
+        };
+        Others { program: of("compile-model"), fake_cuda: of("fake_cuda") }
     })
 }

@@ -10,7 +10,7 @@ const ORDER: &[&str] = &["cli", "driver", "autotune", "codegen", "passes", "mode
 /// Depends on none of the above; these depend on it: they write or read what it defines.
 const RUNTIME_USERS: &[&str] = &["cli", "driver", "autotune", "codegen"];
 /// Stand beside the order and may use anything.
-const TOOLS: &[&str] = &["tests", "bench", "gpu-bench", "xtask"];
+const TOOLS: &[&str] = &["tests", "bench", "gpu-bench", "xtask", "fake-cuda"];
 
 /// Use the emulator of PTX, which is a GPU where there is none.
 const EMULATOR_USERS: &[&str] = &["codegen"];

@@ -84,6 +84,7 @@ symbols! {
 pub(super) const OUT_OF_MEMORY: c_int = 2;
 pub(super) const STUB_LIBRARY: c_int = 34;
 pub(super) const UNSUPPORTED_PTX_VERSION: c_int = 222;
+pub(super) const NOT_FOUND: c_int = 500;
 /// What a kernel did: bad addresses and instructions, traps, too long.
 const KERNEL_FAULTS: std::ops::RangeInclusive<c_int> = 700..=719;
 

@@ -1,8 +1,8 @@
 //! [`GpuDriver`] on NVIDIA's driver, through `cudarc` and by name.
 //!
 //! Nothing of CUDA is needed to build it, and a machine without a driver gets one sentence. **It has never met a GPU**: it
-//! was written and is tested on machines that have none, where only its refusals can be seen. What a session does with a
-//! driver is tested with the emulated one.
+//! was written on machines that have none. Its calls are tested with a library in the driver's place that holds them to the
+//! driver's rules (`tests/fake-cuda`, `tests/tests/gpu_driver.rs`).
 //!
 //! One primary context, one stream, blocking by default; every call makes the context current, so that a session may move
 //! between threads.
@@ -84,7 +84,11 @@ impl Cuda {
         call!(api, cuDeviceGet(&mut device, 0))?;
         let facts = facts(&api, device, version)?;
         let mut context: CUcontext = ptr::null_mut();
-        call!(api, cuDevicePrimaryCtxRetain(&mut context, device)).map_err(|e| none(e.to_string()))?;
+        // SAFETY: writes a handle to a local.
+        match unsafe { (api.cuDevicePrimaryCtxRetain)(&mut context, device) } {
+            0 => {}
+            code => return Err(none(api.words(code))),
+        }
         let mut cuda = Cuda {
             api,
             facts,
@@ -183,11 +187,15 @@ impl GpuDriver for Cuda {
 
     fn function(&mut self, module: ModuleId, name: &str) -> Result<FunctionId, GpuError> {
         self.enter()?;
-        let missing = |_| GpuError::Refused { log: format!("there is no kernel {name}") };
-        let c_name = CString::new(name).map_err(|_| missing(GpuError::NoDriver))?;
+        let missing = || GpuError::Refused { log: format!("there is no kernel {name}") };
+        let c_name = CString::new(name).map_err(|_| missing())?;
         let mut handle: CUfunction = ptr::null_mut();
         let module = self.modules[module.0 as usize];
-        call!(self.api, cuModuleGetFunction(&mut handle, module, c_name.as_ptr())).map_err(missing)?;
+        // SAFETY: writes a handle to a local; the name ends with a zero and the module is loaded.
+        match unsafe { (self.api.cuModuleGetFunction)(&mut handle, module, c_name.as_ptr()) } {
+            api::NOT_FOUND => return Err(missing()),
+            code => self.api.check("cuModuleGetFunction", code)?,
+        }
         self.functions.push(Function { handle, name: name.into(), shared: PLAIN_SHARED });
         Ok(FunctionId(self.functions.len() as u32 - 1))
     }
@@ -202,7 +210,7 @@ impl GpuDriver for Cuda {
                 let available = self.free_memory()?;
                 return Err(GpuError::OutOfMemory { what, need: bytes, available });
             }
-            code => self.api.check("cuMemAlloc", code)?,
+            code => self.api.check("cuMemAlloc_v2", code)?,
         }
         self.allocations.push(address);
         Ok(address)
