@@ -105,6 +105,20 @@ impl Device {
     }
 }
 
+/// All of a GPU, a line each, as [`Device::describe`] says it of a processor.
+pub fn describe_gpu(facts: &DeviceFacts) -> String {
+    format!(
+        "model       {}\ncapability  sm_{}\nmultiprocessors {}\nmemory      {} MiB\ncache       {} KiB\ndriver      CUDA {}.{}\n",
+        facts.name,
+        facts.sm,
+        facts.multiprocessors,
+        facts.memory_bytes >> 20,
+        facts.l2_bytes >> 10,
+        facts.driver / 1000,
+        facts.driver % 1000 / 10,
+    )
+}
+
 /// The id of a GPU, as [`Device::id`] is one of a machine: the machine around it does not matter, its driver does.
 ///
 /// ```

@@ -9,7 +9,7 @@ use crate::cpu::{Code, interleaved};
 use crate::work::{Scenario, Work};
 use std::time::{Duration, Instant};
 use tilewright_codegen::backend;
-use tilewright_codegen::schedules::{Data, Operand, Operands};
+use tilewright_codegen::schedules::{Data, Math, Operand, Operands};
 use tilewright_codegen::target::Target;
 use tilewright_ir::kernel::{Kernel, KernelBuilder, Scalar, Type, verify};
 
@@ -23,42 +23,29 @@ const ROUNDS: i64 = 4096;
 pub struct Roofline {
     /// Bytes a second.
     pub bandwidth: f64,
-    /// Multiply-adds of int8 a second.
-    pub int8: f64,
-    /// Multiply-adds of bf16 a second; 0 where no back end has any.
-    pub bf16: f64,
-    /// Multiply-adds of f16 a second by tensor cores; 0 on a CPU.
-    pub f16: f64,
-    /// Multiply-adds of f32 a second.
-    pub float: f64,
-}
-
-/// What is multiplied.
-#[derive(Clone, Copy, PartialEq)]
-enum Kind {
-    Int8,
-    Bf16,
-    Float,
+    /// Multiply-adds a second, by [`Math`]; 0 where nothing does them, or nothing measures them.
+    pub peaks: [f64; Math::ALL.len()],
 }
 
 impl Roofline {
-    /// Measures; takes about a tenth of a second. `bytes` is what timing rotates through.
+    /// Measures a CPU; takes about a tenth of a second. `bytes` is what timing rotates through.
     pub fn measure(target: &Target, threads: usize, bytes: u64) -> Result<Roofline, TuneError> {
         let bandwidth = bandwidth::measure(threads, bytes as usize).best;
-        let peak = |kind| peak(target, threads, kind);
-        let (int8, bf16, float) = (peak(Kind::Int8)?, peak(Kind::Bf16)?, peak(Kind::Float)?);
-        Ok(Roofline { bandwidth, int8, bf16, f16: 0.0, float })
+        let mut peaks = [0.0; Math::ALL.len()];
+        for math in Math::ALL {
+            peaks[math as usize] = peak(target, threads, math)?;
+        }
+        Ok(Roofline { bandwidth, peaks })
+    }
+
+    /// Multiply-adds a second of such numbers; 0 is unknown.
+    pub fn peak(&self, math: Math) -> f64 {
+        self.peaks[math as usize]
     }
 
     /// Nanoseconds that a call takes at least, on average over `scenarios`.
     pub fn floor_ns(&self, operands: &Operands, scenarios: &[Scenario]) -> f64 {
-        let reads = |is: fn(&Data) -> bool| operands.pointers.iter().any(|p| !p.written && is(&p.data));
-        let peak = match () {
-            _ if operands.terms > 0 => self.f16 / operands.terms as f64,
-            _ if operands.is_int8() => self.int8,
-            _ if reads(|d| matches!(d, Data::Bf16(_))) => self.bf16,
-            _ => self.float,
-        };
+        let peak = self.peak(operands.math()) / operands.terms.max(1) as f64;
         let floor = |s: &Scenario| {
             let (bytes, macs) = operands.work(s.tokens.into(), s.past.into());
             let arithmetic = if peak > 0.0 { macs as f64 / peak } else { 0.0 };
@@ -69,18 +56,20 @@ impl Roofline {
 }
 
 /// Multiply-adds a second of the best loop; 0 if no back end has any.
-fn peak(target: &Target, threads: usize, kind: Kind) -> Result<f64, TuneError> {
+fn peak(target: &Target, threads: usize, math: Math) -> Result<f64, TuneError> {
     let mut loops = vec![];
     let widest = (target.vector_bits / 32) as u16;
     for lanes in [4, 8, 16].into_iter().filter(|&l| l <= widest.max(4)) {
-        let depth = match kind {
-            Kind::Int8 => 4,
-            Kind::Bf16 => 2,
-            Kind::Float => 1,
+        let depth = match math {
+            Math::Int8 => 4,
+            Math::Bf16 => 2,
+            Math::F32 => 1,
+            // Tensor cores.
+            Math::F16 => return Ok(0.0),
         };
-        loops.push((chains(lanes, kind), i64::from(lanes) * CHAINS as i64 * ROUNDS * depth));
+        loops.push((chains(lanes, math), i64::from(lanes) * CHAINS as i64 * ROUNDS * depth));
     }
-    if kind == Kind::Bf16 {
+    if math == Math::Bf16 {
         loops.push((tiles(), TILE_CHAINS * 16 * 16 * 32 * ROUNDS));
     }
     let mut codes = vec![];
@@ -123,24 +112,24 @@ fn tiles() -> Kernel {
     b.finish()
 }
 
-fn chains(lanes: u16, kind: Kind) -> Kernel {
+fn chains(lanes: u16, math: Math) -> Kernel {
     let mut b = KernelBuilder::new("k");
     let out = b.ptr_param("out");
     let i32s = Type { scalar: Scalar::I32, lanes };
     let bytes = Type { scalar: Scalar::I8, lanes: lanes * 4 };
-    let int8 = kind == Kind::Int8;
+    let int8 = math == Math::Int8;
     let start: Vec<_> =
         (0..CHAINS).map(|i| if int8 { b.int(i32s, i as i64) } else { b.f32(lanes, 0.5 + i as f64) }).collect();
     let (x, y) = if int8 { (b.int(bytes, 3), b.int(bytes, 5)) } else { (b.f32(lanes, 0.5), b.f32(lanes, 0.25)) };
     // As pairs of bf16, the bits of an f32 are a small number after a zero.
     let pairs = |b: &mut KernelBuilder, v| b.bitcast(v, Type::BF16.x(lanes * 2));
-    let (x, y) = if kind == Kind::Bf16 { (pairs(&mut b, x), pairs(&mut b, y)) } else { (x, y) };
+    let (x, y) = if math == Math::Bf16 { (pairs(&mut b, x), pairs(&mut b, y)) } else { (x, y) };
     let (lo, hi) = (b.i64(0), b.i64(ROUNDS));
     let sums = b.for_(lo, hi, 1, &start, |b, _, sums| {
-        let step = |&s: &_| match kind {
-            Kind::Int8 => b.dot4(s, x, y),
-            Kind::Bf16 => b.dot2(s, x, y),
-            Kind::Float => b.fma(s, x, y),
+        let step = |&s: &_| match math {
+            Math::Int8 => b.dot4(s, x, y),
+            Math::Bf16 => b.dot2(s, x, y),
+            Math::F16 | Math::F32 => b.fma(s, x, y),
         };
         sums.iter().map(step).collect()
     });
@@ -157,7 +146,7 @@ mod tests {
 
     #[test]
     fn the_floor_is_the_higher_one() {
-        let roof = Roofline { bandwidth: 1e9, int8: 1e9, bf16: 1e9, f16: 0.0, float: 1e8 };
+        let roof = Roofline { bandwidth: 1e9, peaks: [1e9, 1e9, 0.0, 1e8] };
         let x = Data::Rows { width: 16, stride: 64 };
         let w = Data::Weights {
             layout: tilewright_codegen::pack::Layout::Float(tilewright_codegen::pack::Store::F32),
@@ -169,7 +158,7 @@ mod tests {
         let at = |tokens| roof.floor_ns(&o, &[Scenario { tokens, past: 0 }]);
         assert_eq!(at(1), 256.0 / 1e8 * 1e9);
         assert_eq!(at(64), 64.0 * 256.0 / 1e8 * 1e9);
-        let fast = Roofline { float: 1e12, ..roof };
+        let fast = Roofline { peaks: [1e12; 4], ..roof };
         assert_eq!(fast.floor_ns(&o, &[Scenario { tokens: 1, past: 0 }]), 1024.0);
     }
 
@@ -177,7 +166,8 @@ mod tests {
     fn this_machine_has_peaks() {
         let target = Target::detect().expect("a target");
         let roof = Roofline::measure(&target, 1, 4 << 20).expect("measured");
-        assert_eq!(roof.bf16 > 1e8, target.has("avx512bf16"), "{roof:?}");
-        assert!(roof.bandwidth > 1e8 && roof.int8 > 1e8 && roof.float > 1e8, "{roof:?}");
+        assert_eq!(roof.peak(Math::Bf16) > 1e8, target.has("avx512bf16"), "{roof:?}");
+        let all = [roof.bandwidth, roof.peak(Math::Int8), roof.peak(Math::F32)];
+        assert!(all.iter().all(|rate| *rate > 1e8) && roof.peak(Math::F16) == 0.0, "{roof:?}");
     }
 }

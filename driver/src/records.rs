@@ -14,7 +14,7 @@ use tilewright_autotune::layers::{Layer, Layers};
 use tilewright_autotune::record::Record;
 use tilewright_autotune::tuner;
 use tilewright_codegen::backend::{self, Backend};
-use tilewright_codegen::schedules::{Operands, Params, Schedule, params_for};
+use tilewright_codegen::schedules::{Math, Operands, Params, Schedule, params_for};
 use tilewright_codegen::target::Target;
 
 /// What a build does about records.
@@ -62,7 +62,7 @@ pub(crate) struct Chosen {
 struct Work {
     bytes: u64,
     macs: u64,
-    int8: bool,
+    math: Math,
 }
 
 impl Work {
@@ -71,7 +71,8 @@ impl Work {
         let sum = runs.iter().map(|s| operands.work(s.tokens.into(), s.past.into()));
         let (bytes, macs) = sum.fold((0, 0), |(a, b), (bytes, macs)| (a + bytes, b + macs));
         let n = runs.len().max(1) as u64;
-        Work { bytes: bytes / n, macs: macs / n, int8: operands.is_int8() }
+        // Each term is a product of its own to the machine.
+        Work { bytes: bytes / n, macs: macs / n * operands.terms.max(1), math: operands.math() }
     }
 }
 
@@ -184,8 +185,8 @@ impl Chosen {
 
     /// Why, for reports.
     pub(crate) fn why(&self) -> Value {
-        let Work { bytes, macs, int8 } = self.work;
-        let work = json!({ "op": self.op, "bytes": bytes, "macs": macs, "int8": int8 });
+        let Work { bytes, macs, math } = self.work;
+        let work = json!({ "op": self.op, "bytes": bytes, "macs": macs, "math": math.name() });
         let from = match &self.record {
             None => {
                 let reason = if self.tunable { "no tuning record" } else { "nothing to choose" };

@@ -163,6 +163,10 @@ fn records_of_the_gpu() {
     assert!(p.answer(&[], &format!("cache show {id}")).contains("target    sm_90a"));
     let explained = p.answer(&[], "explain {}/tiny.gguf --target cuda");
     assert!(explained.contains("emulated sm_90") && explained.contains("tok/s"), "{explained}");
+    p.answer(&[], "report -m {}/tiny.gguf --target cuda -o {}/report.html");
+    let report = std::fs::read_to_string(p.path("report.html")).expect("a report");
+    let says = ["emulated sm_90", "multiply-adds f16", "measured for this report", "tune -m tiny.gguf --target cuda"];
+    assert!(says.iter().all(|s| report.contains(s)), "{report}");
     let exported = p.answer(&[], "cache export -");
     std::fs::write(p.path("exported.jsonl"), &exported).expect("a file");
     // Another kind of GPU has none of them, and is told so.

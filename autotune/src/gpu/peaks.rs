@@ -5,6 +5,7 @@ use crate::roofline::Roofline;
 use crate::{TuneError, stats};
 use tilewright_codegen::backend::Backend;
 use tilewright_codegen::ptx::{Ptx, launch};
+use tilewright_codegen::schedules::Math;
 use tilewright_codegen::target::Target;
 use tilewright_ir::kernel::{Kernel, KernelBuilder, Type};
 use tilewright_runtime::cuda::{self, GpuDriver, GpuError};
@@ -32,7 +33,9 @@ const MACS: i64 = 16 * 8 * 16;
 
 pub(super) fn measure(driver: &mut dyn GpuDriver, target: &Target) -> Result<Roofline, TuneError> {
     let bandwidth = bandwidth(driver, target)?.best;
-    Ok(Roofline { bandwidth, int8: 0.0, bf16: 0.0, f16: products(driver, target)?, float: 0.0 })
+    let mut peaks = [0.0; Math::ALL.len()];
+    peaks[Math::F16 as usize] = products(driver, target)?;
+    Ok(Roofline { bandwidth, peaks })
 }
 
 /// How fast a device reads its memory: much more than its caches hold, from end to end.

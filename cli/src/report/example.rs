@@ -4,6 +4,7 @@ use super::facts::{Choice, Facts, Format, Kernel, Program, Roofs, Source, Timing
 use super::fold;
 use std::collections::BTreeMap;
 use tilewright_autotune::record::Trial;
+use tilewright_codegen::schedules::Math;
 use tilewright_ir::graph::Graph;
 use tilewright_runtime::plan::ModelFacts;
 
@@ -41,7 +42,7 @@ pub fn kernel(name: &str, op: &str, ns: f64, work: Work) -> Kernel {
 
 /// A small report.
 pub fn facts() -> Facts {
-    let decode = Work { bytes: 5e5, macs: 8e5, int8: true };
+    let decode = Work { bytes: 5e5, macs: 8e5, math: Math::Int8 };
     let prefill = Work { macs: 5e7, ..decode };
     let quiet = Kernel { timing: None, reason: "nothing to choose".into(), ..kernel("k1_add", "add", 1.0, decode) };
     let programs = vec![
@@ -61,10 +62,10 @@ pub fn facts() -> Facts {
         },
         target: "x86-64-v3".into(),
         device: "model       A processor\ncores       2\n".into(),
-        threads: 2,
+        threads: Some(2),
         date: "2026-02-01T10:00:00Z".into(),
         tune: "compile-model tune -m model.gguf".into(),
-        roofs: Some(Roofs { bandwidth: 4e10, int8: 4e11, float: 1e11, source: Source::Measured }),
+        roofs: Some(Roofs { bandwidth: 4e10, peaks: [4e11, 0.0, 0.0, 1e11], source: Source::Measured }),
         programs,
         passes: vec![Choice { what: "fuse-glu".into(), choice: "30".into(), why: "gate and up".into() }],
         choices: vec![Choice { what: "activations".into(), choice: "Q8".into(), why: "int8".into() }],

@@ -6,6 +6,7 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use tilewright_autotune::layers::Layers;
 use tilewright_autotune::record::{Record, Trial};
+use tilewright_codegen::schedules::Math;
 use tilewright_runtime::plan::{self, ModelFacts};
 
 /// All of it.
@@ -14,7 +15,8 @@ pub struct Facts {
     pub target: String,
     /// The machine, lines of name and value.
     pub device: String,
-    pub threads: u32,
+    /// Of the processor; a GPU is never had in part.
+    pub threads: Option<u32>,
     pub date: String,
     /// What to run for records.
     pub tune: String,
@@ -32,9 +34,8 @@ pub struct Facts {
 pub struct Roofs {
     /// Bytes a second.
     pub bandwidth: f64,
-    /// Multiply-adds a second.
-    pub int8: f64,
-    pub float: f64,
+    /// Multiply-adds a second, by [`Math`].
+    pub peaks: [f64; Math::ALL.len()],
     pub source: Source,
 }
 
@@ -61,12 +62,12 @@ impl Roofs {
     /// The higher ones. `other` counts where it is higher by more than noise.
     pub fn or(self, other: Option<Roofs>) -> Roofs {
         let Some(other) = other else { return self };
-        let pairs = [(self.bandwidth, other.bandwidth), (self.int8, other.int8), (self.float, other.float)];
-        if pairs.iter().all(|(a, b)| *b <= a * 1.03) {
+        let all = |r: &Roofs| [[r.bandwidth].as_slice(), &r.peaks].concat();
+        if all(&self).iter().zip(all(&other)).all(|(a, b)| b <= a * 1.03) {
             return self;
         }
-        let [bandwidth, int8, float] = pairs.map(|(a, b)| a.max(b));
-        Roofs { bandwidth, int8, float, source: Source::Both }
+        let peaks = Math::ALL.map(|m| self.peaks[m as usize].max(other.peaks[m as usize]));
+        Roofs { bandwidth: self.bandwidth.max(other.bandwidth), peaks, source: Source::Both }
     }
 }
 
@@ -109,11 +110,11 @@ pub struct Kernel {
 }
 
 /// What a call does.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 pub struct Work {
     pub bytes: f64,
     pub macs: f64,
-    pub int8: bool,
+    pub math: Math,
 }
 
 /// What its record says.
@@ -213,6 +214,7 @@ fn program(d: &Decided, p: &plan::Program, layers: Option<&Layers>, threads: u32
         let chosen = d.choices.iter().find(|c| c.what.strip_prefix("kernel ") == Some(&name));
         let (choice, why) = chosen.map_or((&Value::Null, &Value::Null), |c| (&c.choice, &c.why));
         let n = |key: &str| why[key].as_f64().unwrap_or(0.0);
+        let math = Math::ALL.into_iter().find(|m| why["math"] == m.name()).unwrap_or(Math::F32);
         let params = choice.as_object().into_iter().flatten().filter(|(k, _)| *k != "backend");
         let op = row.what.keys().next().and_then(|w| w.split(' ').next()).unwrap_or_default().to_string();
         Kernel {
@@ -223,7 +225,7 @@ fn program(d: &Decided, p: &plan::Program, layers: Option<&Layers>, threads: u32
             calls: row.calls,
             backend: choice["backend"].as_str().unwrap_or("?").to_string(),
             params: params.map(|(k, v)| format!("{k}={}", plain(v))).collect::<Vec<_>>().join(" "),
-            work: Work { bytes: n("bytes"), macs: n("macs"), int8: why["int8"] == true },
+            work: Work { bytes: n("bytes"), macs: n("macs"), math },
             timing: timing(why, &d.target, layers, threads),
             reason: why["reason"].as_str().unwrap_or("not known").to_string(),
             name,
@@ -262,11 +264,11 @@ fn timing(why: &Value, target: &str, layers: Option<&Layers>, threads: u32) -> O
 /// What the floors of records say of the machine: each is bytes over bandwidth or products over a peak, whichever is more,
 /// so that the highest rates are the roofs, if anything touches them.
 pub fn roofs_of_records(programs: &[Program]) -> Option<Roofs> {
-    let mut roofs = Roofs { bandwidth: 0.0, int8: 0.0, float: 0.0, source: Source::Records };
+    let mut roofs = Roofs { bandwidth: 0.0, peaks: Default::default(), source: Source::Records };
     for k in programs.iter().flat_map(|p| &p.kernels) {
         let Some(floor) = k.timing.as_ref().map(|t| t.floor_ns).filter(|f| *f > 0.0) else { continue };
         roofs.bandwidth = roofs.bandwidth.max(k.work.bytes / floor * 1e9);
-        let peak = if k.work.int8 { &mut roofs.int8 } else { &mut roofs.float };
+        let peak = &mut roofs.peaks[k.work.math as usize];
         *peak = peak.max(k.work.macs / floor * 1e9);
     }
     (roofs.bandwidth > 0.0).then_some(roofs)
@@ -325,12 +327,12 @@ mod tests {
         let f = facts();
         let roofs = roofs_of_records(&f.programs).expect("records");
         // Half the time of the decode kernel for its bytes, half that of the other for its products.
-        assert_eq!((roofs.bandwidth, roofs.int8, roofs.float), (5e5 / 1e4 * 1e9, 5e7 / 2.5e5 * 1e9, 0.0));
+        assert_eq!((roofs.bandwidth, roofs.peaks), (5e5 / 1e4 * 1e9, [5e7 / 2.5e5 * 1e9, 0.0, 0.0, 0.0]));
         assert!(roofs.source == Source::Records && roofs_of_records(&[]).is_none());
         let measured = f.roofs.expect("roofs");
         assert_eq!(measured.or(None), measured);
         let best = measured.or(Some(roofs));
-        assert_eq!((best.bandwidth, best.int8, best.float), (5e10, 4e11, 1e11));
+        assert_eq!((best.bandwidth, best.peaks), (5e10, [4e11, 0.0, 0.0, 1e11]));
         assert_eq!((best.source, measured.or(Some(measured)).source), (Source::Both, Source::Measured));
     }
 

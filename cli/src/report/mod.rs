@@ -34,11 +34,15 @@ use anyhow::Context;
 use facts::{Facts, Roofs, Source};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use tilewright_autotune::fingerprint::Device;
+use tilewright_autotune::fingerprint::{self, Device};
+use tilewright_autotune::gpu::Gpu;
 use tilewright_autotune::layers::Layers;
+use tilewright_autotune::machine::Machine;
 use tilewright_autotune::record;
+use tilewright_autotune::roofline::Roofline;
 use tilewright_autotune::tuner::{Level, Tuner, compiler};
 use tilewright_codegen::target::Target;
+use tilewright_runtime::cuda::{self, GpuDriver};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -57,40 +61,77 @@ pub struct Args {
     compile: CompileArgs,
 }
 
-/// The roofs of this machine as tuning measures them, if it is one that the target is for.
-fn measure(target: &str, threads: u32) -> anyhow::Result<Roofs> {
-    let tuner = Tuner::new(&Target::get(target)?, threads, Level::Quick, 1)?;
-    let r = tuner.roofline();
-    Ok(Roofs { bandwidth: r.bandwidth, int8: r.int8, float: r.float, source: Source::Measured })
+/// What a report is of, and where its times were measured.
+struct Place {
+    /// Lines of name and value.
+    device: String,
+    layers: Layers,
+    threads: u32,
+    gpu: Option<Box<dyn GpuDriver>>,
+}
+
+impl Place {
+    /// The processor, or for code of a GPU the one that is there. If there is none, records are of whatever device.
+    fn find(args: &Args, target: &Target) -> anyhow::Result<Place> {
+        let cache = args.compile.cache()?;
+        let (root, compiler) = (cache.root(), compiler());
+        if target.gpu().is_none() {
+            let (device, threads) = (Device::detect(), args.threads.map_or(system::cores() as u32, u32::from));
+            let layers = Layers::open(root, &device.id(), &compiler)?;
+            return Ok(Place { device: device.describe(), layers, threads, gpu: None });
+        }
+        match cuda::open() {
+            Ok(gpu) => {
+                let facts = gpu.facts();
+                let layers = Layers::open(root, &fingerprint::of_gpu(facts), &compiler)?;
+                Ok(Place { device: fingerprint::describe_gpu(facts), layers, threads: 1, gpu: Some(gpu) })
+            }
+            Err(e) => {
+                eprintln!("warning: {e}");
+                let layers = Layers::of_any_device(root, &compiler)?;
+                Ok(Place { device: String::new(), layers, threads: 1, gpu: None })
+            }
+        }
+    }
+
+    /// The roofs as tuning measures them; `None` if the target is for a GPU that is not there.
+    fn roofs(&mut self, target: &Target) -> anyhow::Result<Option<Roofs>> {
+        let roofs = |r: &Roofline| Roofs { bandwidth: r.bandwidth, peaks: r.peaks, source: Source::Measured };
+        Ok(match (target.gpu(), self.gpu.take()) {
+            (None, _) => Some(roofs(Tuner::new(target, self.threads, Level::Quick, 1)?.roofline())),
+            (Some(_), Some(driver)) => Some(roofs(Gpu::new(driver, target, None)?.roofline())),
+            (Some(_), None) => None,
+        })
+    }
 }
 
 /// The file's name: where it lies is nobody's business who is sent the report.
-fn tune_command(path: &Path) -> String {
+fn tune_command(path: &Path, target: &Target) -> String {
     let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     let model = if open::is_artifact(path) || name.is_empty() { "MODEL".to_string() } else { name };
-    format!("compile-model tune -m {model}")
+    let gpu = if target.gpu().is_some() { " --target cuda" } else { "" };
+    format!("compile-model tune -m {model}{gpu}")
 }
 
 fn gather(args: &Args) -> anyhow::Result<Facts> {
     let path = args.model.path()?;
-    let threads = args.threads.map_or(system::cores() as u32, u32::from);
-    let decided = Decided::of(path, &args.compile, Some(threads))?;
-    let device = Device::detect();
-    let layers = Layers::open(args.compile.cache()?.root(), &device.id(), &compiler())?;
-    let programs = facts::programs(&decided, Some(&layers), threads);
+    let decided = Decided::of(path, &args.compile, args.threads.map(u32::from))?;
+    let target = Target::get(&decided.target)?;
+    let mut place = Place::find(args, &target)?;
+    let programs = facts::programs(&decided, Some(&place.layers), place.threads);
     let mut roofs = facts::roofs_of_records(&programs);
     if !args.no_measure {
-        match measure(&decided.target, threads) {
-            Ok(measured) => roofs = Some(measured.or(roofs)),
+        match place.roofs(&target) {
+            Ok(measured) => roofs = measured.map(|m| m.or(roofs)).or(roofs),
             Err(e) => eprintln!("warning: the roofs of {} cannot be measured here: {e}", decided.target),
         }
     }
     Ok(Facts {
         target: decided.target.clone(),
-        device: device.describe(),
-        threads,
+        device: place.device,
+        threads: target.gpu().is_none().then_some(place.threads),
         date: record::now(),
-        tune: tune_command(path),
+        tune: tune_command(path, &target),
         roofs,
         programs,
         passes: facts::choices(&decided, "pass"),

@@ -4,6 +4,7 @@ use super::facts::{Choice, Facts};
 use super::html::{El, digits, el, p, several, span, time};
 use super::{graph, history, roofline, steps, table};
 use crate::system::human;
+use tilewright_codegen::schedules::Math;
 
 /// A section: anchor, title, what it is, content.
 type Section = (&'static str, &'static str, &'static str, El);
@@ -56,14 +57,11 @@ fn section((id, title, lead, content): Section) -> El {
 
 fn header(facts: &Facts) -> El {
     let m = &facts.model;
-    let threads = if facts.threads == 1 { "1 thread".to_string() } else { format!("{} threads", facts.threads) };
-    let known = [
-        m.arch.clone(),
-        format!("{} M parameters", digits(m.parameters as f64 / 1e6)),
-        facts.target.clone(),
-        threads,
-        facts.date.replace('T', " ").replace('Z', " UTC"),
-    ];
+    let threads = |n: u32| if n == 1 { "1 thread".to_string() } else { format!("{n} threads") };
+    let mut known =
+        vec![m.arch.clone(), format!("{} M parameters", digits(m.parameters as f64 / 1e6)), facts.target.clone()];
+    known.extend(facts.threads.map(threads));
+    known.push(facts.date.replace('T', " ").replace('Z', " UTC"));
     let name = if m.name.is_empty() { "a model without a name" } else { &m.name };
     let processor = facts.device.lines().find_map(|l| l.strip_prefix("model ")).map_or("", str::trim);
     el("header").child(
@@ -169,14 +167,11 @@ fn choices(facts: &Facts) -> El {
         rows.push((name, el("span").text(value.trim())));
     }
     if let Some(r) = facts.roofs {
-        let rate = |v: f64| if v > 0.0 { format!("{} G/s", digits(v / 1e9)) } else { "unknown".into() };
-        let how = r.source.text();
-        let text = format!(
-            "memory {} GB/s, multiply-adds int8 {}, f32 {}; {how}",
-            digits(r.bandwidth / 1e9),
-            rate(r.int8),
-            rate(r.float)
-        );
+        let known = Math::ALL.into_iter().filter(|m| r.peaks[*m as usize] > 0.0);
+        let rates: Vec<String> =
+            known.map(|m| format!("{} {} G/s", m.name(), digits(r.peaks[m as usize] / 1e9))).collect();
+        let rates = if rates.is_empty() { "unknown".into() } else { rates.join(", ") };
+        let text = format!("memory {} GB/s, multiply-adds {rates}; {}", digits(r.bandwidth / 1e9), r.source.text());
         rows.push(("roofs", el("span").text(text)));
     }
     let items = rows.into_iter().flat_map(|(name, value)| [el("dt").text(name), el("dd").child(value)]);

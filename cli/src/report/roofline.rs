@@ -4,6 +4,7 @@ use super::axis::{Log, label};
 use super::facts::{Facts, Kernel, Program, Roofs, Timing};
 use super::html::{El, clip, digits, el, p, several, short, time};
 use super::legend;
+use tilewright_codegen::schedules::Math;
 
 /// Of the drawing, and what axes take of it: left, top, right, bottom.
 const SIZE: (f64, f64) = (960.0, 470.0);
@@ -31,8 +32,8 @@ impl Mark<'_> {
 }
 
 /// What the roofs allow at an intensity.
-fn roof(roofs: &Roofs, x: f64, int8: bool) -> f64 {
-    let peak = if int8 { roofs.int8 } else { roofs.float } * OPS;
+fn roof(roofs: &Roofs, x: f64, math: Math) -> f64 {
+    let peak = roofs.peaks[math as usize] * OPS;
     let slope = roofs.bandwidth * x;
     (if peak > 0.0 { slope.min(peak) } else { slope }) / 1e9
 }
@@ -98,13 +99,13 @@ fn plot(facts: &Facts, marks: &[Mark<'_>]) -> El {
     let (w, h) = SIZE;
     let (left, top, right, bottom) = MARGIN;
     let roofs = facts.roofs;
-    let peaks = roofs.iter().flat_map(|r| [r.int8, r.float]).map(|v| v * OPS / 1e9);
+    let peaks = roofs.iter().flat_map(|r| r.peaks).filter(|v| *v > 0.0).map(|v| v * OPS / 1e9);
     let rates = marks.iter().flat_map(|m| {
         let times = m.timing.map(|t| [m.rate(t.ns), m.rate(t.default_ns)]);
-        times.into_iter().flatten().chain(roofs.map(|r| roof(&r, m.x, m.kernel.work.int8)))
+        times.into_iter().flatten().chain(roofs.map(|r| roof(&r, m.x, m.kernel.work.math)))
     });
     // To the right of where the roof bends, so that it is seen to.
-    let bends = roofs.iter().map(|r| r.int8.max(r.float) * OPS / r.bandwidth.max(1.0));
+    let bends = roofs.iter().map(|r| r.peaks.into_iter().fold(0.0, f64::max) * OPS / r.bandwidth.max(1.0));
     let x = Log::over(marks.iter().map(|m| m.x).chain(bends), 2.5, (left, w - right));
     let y = Log::over(rates.chain(peaks), 2.0, (h - bottom, top));
     let mut svg = el("svg")
@@ -120,7 +121,7 @@ fn plot(facts: &Facts, marks: &[Mark<'_>]) -> El {
     for m in marks {
         let (cx, r) = (x.place(m.x), 4.0 + 22.0 * m.share.sqrt());
         let Some(t) = m.timing else {
-            let allowed = roofs.map(|r| roof(&r, m.x, m.kernel.work.int8)).unwrap_or_default();
+            let allowed = roofs.map(|r| roof(&r, m.x, m.kernel.work.math)).unwrap_or_default();
             defaults.push(
                 mark(m, cx, y.place(allowed), 6.0)
                     .attr("class", format!("hollow {}", super::class(&m.kernel.op)))
@@ -245,7 +246,7 @@ fn lines(roofs: &Roofs, x: &Log, y: &Log, taken: &mut Vec<(f64, f64, f64, f64)>)
     let (from, to) = x.range;
     let at = |v: f64, rate: f64| (x.place(v), y.place(rate));
     let mut parts = vec![];
-    let peaks = [("int8", roofs.int8 * OPS / 1e9, "roof"), ("f32", roofs.float * OPS / 1e9, "roof second")];
+    let peaks = Math::ALL.map(|m| (m.name(), roofs.peaks[m as usize] * OPS / 1e9));
     let most = peaks.iter().map(|p| p.1).fold(0.0, f64::max);
     let slope = roofs.bandwidth / 1e9;
     // Up to the highest peak; without one, to the upper edge.
@@ -272,7 +273,8 @@ fn lines(roofs: &Roofs, x: &Log, y: &Log, taken: &mut Vec<(f64, f64, f64, f64)>)
             .attr("text-anchor", "middle")
             .text(format!("memory {} GB/s", digits(slope))),
     );
-    for (name, peak, class) in peaks.into_iter().filter(|p| p.1 > 0.0) {
+    for (name, peak) in peaks.into_iter().filter(|p| p.1 > 0.0) {
+        let class = if peak == most { "roof" } else { "roof second" };
         let ((x1, y1), (x2, _)) = (at((peak / slope).max(from), peak), at(to, peak));
         parts.push(el("line").class(class).at([("x1", x1), ("y1", y1), ("x2", x2), ("y2", y1)]));
         let text = el("text").class("roof-name").at([("x", x2 - 4.0), ("y", y1 - 6.0)]).attr("text-anchor", "end");
@@ -294,11 +296,11 @@ mod tests {
         let roofs = f.roofs.expect("roofs");
         for m in marks(&f) {
             let t = m.timing.filter(|t| t.floor_ns > 0.0);
-            assert!(t.is_none_or(|t| m.rate(t.ns) < roof(&roofs, m.x, true)), "{}", m.kernel.name);
+            assert!(t.is_none_or(|t| m.rate(t.ns) < roof(&roofs, m.x, Math::Int8)), "{}", m.kernel.name);
         }
-        assert_eq!(roof(&roofs, 1.0, true), 40.0);
-        assert_eq!(roof(&roofs, 1e6, true), 800.0);
-        assert_eq!(roof(&roofs, 1e6, false), 200.0);
+        assert_eq!(roof(&roofs, 1.0, Math::Int8), 40.0);
+        assert_eq!(roof(&roofs, 1e6, Math::Int8), 800.0);
+        assert_eq!(roof(&roofs, 1e6, Math::F32), 200.0);
     }
 
     #[test]

@@ -37,7 +37,7 @@ pub use embed::Embed;
 pub use gemm::{Bf16Rows, Finish, Gemm};
 pub use kv_write::KvWrite;
 pub use matmul::{Activations, Glu, Matmul};
-pub use operands::{Data, Operand, Operands};
+pub use operands::{Data, Math, Operand, Operands};
 pub use qk::{HeadPrep, RopeStyle};
 pub use quantize::{Q8Rows, Quantize, Rounding};
 pub use rowwise::{Rowwise, RowwiseOp};

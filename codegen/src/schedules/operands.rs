@@ -108,6 +108,29 @@ pub struct Operand {
     pub written: bool,
 }
 
+/// What products are of, which decides how many of them a machine can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Math {
+    /// Bytes, summed in 32 bits.
+    Int8,
+    /// bf16, summed in f32.
+    Bf16,
+    /// f16 by tensor cores, summed in f32.
+    F16,
+    /// f32.
+    F32,
+}
+
+impl Math {
+    /// All of them, in their order.
+    pub const ALL: [Math; 4] = [Math::Int8, Math::Bf16, Math::F16, Math::F32];
+
+    /// `int8`, `bf16`, `f16` or `f32`.
+    pub fn name(self) -> &'static str {
+        ["int8", "bf16", "f16", "f32"][self as usize]
+    }
+}
+
 /// The arguments of a kernel in its parameters' order, pointers and scalars apart as in [`tilewright_runtime::plan::Call`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Operands {
@@ -148,9 +171,15 @@ impl Operands {
         self
     }
 
-    /// Whether any product is of int8.
-    pub fn is_int8(&self) -> bool {
-        self.pointers.iter().any(|p| matches!(p.data, Data::Q8(_)) && !p.written)
+    /// What the products are of.
+    pub fn math(&self) -> Math {
+        let reads = |is: fn(&Data) -> bool| self.pointers.iter().any(|p| !p.written && is(&p.data));
+        match () {
+            _ if self.terms > 0 => Math::F16,
+            _ if reads(|d| matches!(d, Data::Q8(_))) => Math::Int8,
+            _ if reads(|d| matches!(d, Data::Bf16(_))) => Math::Bf16,
+            _ => Math::F32,
+        }
     }
 
     /// Whether calls read a cache that grows with the context.
