@@ -200,12 +200,14 @@ fn what_it_waits_for_is_needed() {
     let cache = |r: &mut Random| (0..2 * 256 * 64).flat_map(|_| f16::from_f64(r.normal()).to_le_bytes()).collect();
     let mut buffers = vec![bytes(&r.floats(256, 1.0)), cache(&mut r), cache(&mut r), vec![0; 1024]];
     buffers.extend([s.parts_bytes(&p), s.counters_bytes(&p)].map(|n| vec![0; n as usize]));
-    for (op, kind) in [
-        (None, None),
-        (Some(Opcode::Barrier), Some(FaultKind::Race)),
-        (Some(Opcode::CopyWait), Some(FaultKind::MissingWait)),
-        (Some(Opcode::WaitPrior), Some(FaultKind::DependencyWait)),
-    ] {
+    // Who does not wait at a barrier reads beside the one who writes, or, in some orders of warps, before it.
+    let cases: [(Option<Opcode>, &[FaultKind]); 4] = [
+        (None, &[]),
+        (Some(Opcode::Barrier), &[FaultKind::Race, FaultKind::Uninitialised]),
+        (Some(Opcode::CopyWait), &[FaultKind::MissingWait]),
+        (Some(Opcode::WaitPrior), &[FaultKind::DependencyWait]),
+    ];
+    for (op, kinds) in cases {
         let mut kernel = s.build("k", &p);
         if let Some(op) = op {
             without(&mut kernel.body, op);
@@ -214,7 +216,9 @@ fn what_it_waits_for_is_needed() {
         let module = Module::parse(&String::from_utf8(text).unwrap()).unwrap();
         let options = Options { seed: r.next(), ..Options::default() };
         let out = emulate(&kernel, &module, s.chunks(&p), &buffers, &[1, 150, 256], &options);
-        assert_eq!(out.err().map(|e| e.kind), kind, "seed {}, without {op:?}", r.seed);
+        let found = out.err().map(|e| e.kind);
+        let right = found.map_or(kinds.is_empty(), |kind| kinds.contains(&kind));
+        assert!(right, "seed {}, without {op:?}: {found:?}", r.seed);
     }
 }
 
