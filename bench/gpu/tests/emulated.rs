@@ -68,6 +68,25 @@ fn every_part() {
     }
 }
 
+/// The way that hardware takes, with a stand-in for NVIDIA's driver: text of the device is the CPU's.
+#[test]
+fn with_a_driver() {
+    let folder = tempfile::tempdir().unwrap();
+    tilewright_tests::e2e::fake_cuda(folder.path()).unwrap();
+    let model = folder.path().join("model.gguf");
+    Golden::load("llama").unwrap().write_gguf(&model, Quant::Q8_0).unwrap();
+    let out = folder.path().join("results");
+    let mut run = Command::new(PROGRAM);
+    run.env("LD_LIBRARY_PATH", folder.path()).args(["run", "--only", "text", "--model"]).arg(&model);
+    let run = run.arg("--out").arg(&out).output().unwrap();
+    let (_, all) = results(&out);
+    assert!(run.status.success(), "seed {}: {}\n{all:#}", all["seed"], said(&run));
+    assert!(all["emulated"] == false && all["device"]["name"] == "emulated sm_90", "{all:#}");
+    for item in all["parts"][0]["items"].as_array().unwrap() {
+        assert!(item["tokens"].as_u64() > Some(10) && item["same"] == item["tokens"], "{item:#}");
+    }
+}
+
 /// A failure is in the file and in the exit status, and the parts beside it are done.
 #[test]
 fn a_part_that_fails() {
