@@ -72,7 +72,7 @@ pub struct CompileArgs {
     /// Activations of matmuls [default: f16 on GPUs, bf16 on CPUs with tiles for it, else q8]
     #[arg(long, value_enum)]
     activations: Option<Precision>,
-    /// Most tokens of a step of prefill [default: 64, on GPUs 512]
+    /// Most tokens of a step of prefill [default: 128, on GPUs 512]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=4096))]
     prefill_tokens: Option<u32>,
     /// Folder of built artifacts [default: compile-model in the platform's cache folder]

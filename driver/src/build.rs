@@ -73,7 +73,7 @@ impl BuildOptions {
             PrefillActivations::Q8 => Activations::Q8,
             PrefillActivations::Bf16 => Activations::Bf16,
         };
-        let prefill_tokens = if target.gpu().is_some() { 512 } else { 64 };
+        let prefill_tokens = if target.gpu().is_some() { 512 } else { 128 };
         BuildOptions {
             target,
             activations,
