@@ -104,7 +104,9 @@ pub fn program() -> &'static Path {
 /// A folder that is searched for NVIDIA's driver before all others, if it is put into `LD_LIBRARY_PATH`: what it has is the one
 /// of `tests/fake-cuda`.
 pub fn fake_cuda(folder: &Path) -> std::io::Result<()> {
-    std::os::unix::fs::symlink(&others().fake_cuda, folder.join("libcuda.so.1"))
+    // The names that it is looked for by, so that a real one is not found by another.
+    let mut names = ["libcuda.so", "libcuda.so.1"].iter();
+    names.try_for_each(|name| std::os::unix::fs::symlink(&others().fake_cuda, folder.join(name)))
 }
 
 /// What tests run and do not link.
