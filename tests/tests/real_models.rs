@@ -72,11 +72,9 @@ struct Score {
 }
 
 impl Score {
-    /// KL over the golden's top tokens: sum of p (log p - log q).
+    /// KL over the golden's top tokens, the likeliest of which comes first: sum of p (log p - log q).
     fn add(&mut self, golden: &[(u32, f64)], logits: &[f32]) {
-        let max = logits.iter().copied().fold(f32::MIN, f32::max);
-        let sum: f64 = logits.iter().map(|&x| f64::from(x - max).exp()).sum();
-        let logprob = |id: u32| f64::from(logits[id as usize] - max) - sum.ln();
+        let logprob = logprobs(logits);
         self.positions += 1;
         self.kl += golden.iter().map(|&(id, lp)| lp.exp() * (lp - logprob(id))).sum::<f64>();
         self.top1 += usize::from(argmax(logits) == golden[0].0);
@@ -88,6 +86,21 @@ impl Score {
         assert!(mean <= kl, "{what}: mean KL {mean:e} > {kl:e}");
         assert!(share >= top1, "{what}: top-1 {share} < {top1}");
     }
+}
+
+/// The logarithm of each token's probability.
+fn logprobs(logits: &[f32]) -> impl Fn(u32) -> f64 {
+    let max = logits.iter().copied().fold(f32::MIN, f32::max);
+    let sum: f64 = logits.iter().map(|&x| f64::from(x - max).exp()).sum();
+    move |id| f64::from(logits[id as usize] - max) - sum.ln()
+}
+
+/// All tokens with their log-probabilities, the likeliest first: a golden for what else has to agree.
+fn distribution(logits: &[f32]) -> Vec<(u32, f64)> {
+    let logprob = logprobs(logits);
+    let mut all: Vec<(u32, f64)> = (0..logits.len() as u32).map(|id| (id, logprob(id))).collect();
+    all.swap(0, argmax(logits) as usize);
+    all
 }
 
 fn argmax(logits: &[f32]) -> u32 {
@@ -139,17 +152,25 @@ fn compiled(name: &str, activations: Activations, limits: &Limits) {
     let mut session = Session::new(artifact, options).expect("a session");
 
     // All tokens at once, and one at a time: prefill and decode are different kernels.
-    let (mut prefill, mut decode) = (Score::default(), Score::default());
+    let (mut prefill, mut decode, mut between) = (Score::default(), Score::default(), Score::default());
     for text in &golden.logits {
+        let mut rows = vec![];
         session.reset();
-        session.eval_each(&text.ids, |i, row| prefill.add(&text.top[i as usize], row)).expect("logits");
+        let mut add = |i: u32, row: &[f32]| {
+            prefill.add(&text.top[i as usize], row);
+            rows.push(distribution(row));
+        };
+        session.eval_each(&text.ids, &mut add).expect("logits");
         session.reset();
         for (i, &id) in text.ids.iter().enumerate() {
-            decode.add(&text.top[i], session.eval(&[id], Logits::Last).expect("logits"));
+            let row = session.eval(&[id], Logits::Last).expect("logits");
+            decode.add(&text.top[i], row);
+            between.add(&rows[i], row);
         }
     }
     prefill.check(&format!("{name}, compiled, prefill"), limits.kl, limits.top1);
     decode.check(&format!("{name}, compiled, decode"), limits.kl, limits.top1);
+    between.check(&format!("{name}, compiled, decode against prefill"), limits.kl, limits.top1);
 
     for g in &golden.greedy {
         session.reset();
