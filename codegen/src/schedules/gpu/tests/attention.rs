@@ -99,14 +99,15 @@ fn error(shape: &Shape, changes: &[(&'static str, i64)]) -> f64 {
     errors.into_iter().fold(0.0, f64::max)
 }
 
-/// Largest error with one term, and with two.
-const LIMITS: [(i64, f64); 2] = [(1, 4e-7), (2, 3e-12)];
+/// Largest error with one term, and with two: ten times the largest of 480 random heads, since a softmax makes much of a
+/// rounding now and then. Without its second term the latter would be like the former.
+const LIMITS: [(i64, f64); 2] = [(1, 3e-6), (2, 3e-11)];
 
 fn check(shape: &Shape, changes: &[(&'static str, i64)]) {
     for (terms, limit) in LIMITS {
         let changes = [changes, &[("terms", terms)]].concat();
         let e = error(shape, &changes);
-        assert!(e < limit, "nmse {e}, {changes:?}");
+        assert!(e < limit, "nmse {e:e} of at most {limit:e}, {changes:?}");
     }
 }
 
