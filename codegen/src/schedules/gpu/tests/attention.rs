@@ -99,15 +99,16 @@ fn error(shape: &Shape, changes: &[(&'static str, i64)]) -> f64 {
     errors.into_iter().fold(0.0, f64::max)
 }
 
-/// Largest error with one term, and with two: ten times the largest of 480 random heads, since a softmax makes much of a
-/// rounding now and then. Without its second term the latter would be like the former.
-const LIMITS: [(i64, f64); 2] = [(1, 3e-6), (2, 3e-11)];
+/// Largest error with one term, and with two.
+const LIMITS: [(i64, f64); 2] = [(1, 4e-7), (2, 3e-12)];
 
+/// Now and then (once in 480 heads) a softmax makes more of the roundings than that: of the errors of two draws one has to
+/// keep the limit, and neither may be far from it.
 fn check(shape: &Shape, changes: &[(&'static str, i64)]) {
     for (terms, limit) in LIMITS {
         let changes = [changes, &[("terms", terms)]].concat();
-        let e = error(shape, &changes);
-        assert!(e < limit, "nmse {e:e} of at most {limit:e}, {changes:?}");
+        let e = [(); 2].map(|()| error(shape, &changes));
+        assert!(e[0].min(e[1]) < limit && e[0].max(e[1]) < 4.0 * limit, "nmse {e:?} of {limit:e}, {changes:?}");
     }
 }
 
