@@ -138,15 +138,8 @@ fn gpu(found: &Result<DeviceFacts, GpuError>) -> Check {
         // A machine without one is as good as any other until a model is compiled for one.
         Err(e) => return Check::ok("GPU", "none").costs(format!("--target cuda: {e}")),
     };
-    let what = format!(
-        "{} (sm_{}, {} multiprocessors, {}), driver of CUDA {}.{}",
-        facts.name,
-        facts.sm,
-        facts.multiprocessors,
-        human(facts.memory_bytes),
-        facts.driver / 1000,
-        facts.driver % 1000 / 10
-    );
+    let (what, driver) = (system::gpu_name(facts), facts.driver);
+    let what = format!("{what}, driver of CUDA {}.{}", driver / 1000, driver % 1000 / 10);
     match for_device(facts.sm) {
         Ok(target) => Check::ok("GPU", format!("{what}: --target {}", target.name)),
         Err(e) => Check::ok("GPU", what).costs(e.to_string()),

@@ -158,10 +158,7 @@ fn reason(why: &Value) -> String {
 /// What the machine is that a token's bytes are held against.
 fn machine(reading: &Reading) -> String {
     match &reading.gpu {
-        Some(gpu) => {
-            let (n, memory) = (gpu.multiprocessors, system::human(gpu.memory_bytes));
-            format!("{} (sm_{}, {n} multiprocessors, {memory}) reads", gpu.name, gpu.sm)
-        }
+        Some(gpu) => format!("{} reads", system::gpu_name(gpu)),
         None => format!("this machine, with {} thread(s), reads", reading.rate.threads),
     }
 }

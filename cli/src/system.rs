@@ -3,7 +3,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 use tilewright_autotune::fingerprint::{self, Device};
-use tilewright_runtime::cuda::{self, GpuError};
+use tilewright_runtime::cuda::{self, DeviceFacts, GpuError};
 
 /// Most memory this process has had resident, mapped weights included.
 pub fn peak_rss() -> Option<u64> {
@@ -36,6 +36,12 @@ pub fn cpu_name() -> String {
 /// Programs that want a core at the moment, this one among them; the average of the last minute.
 pub fn load() -> Option<f64> {
     std::fs::read_to_string("/proc/loadavg").ok()?.split(' ').next()?.parse().ok()
+}
+
+/// A GPU in a line.
+pub fn gpu_name(gpu: &DeviceFacts) -> String {
+    let (n, memory) = (gpu.multiprocessors, human(gpu.memory_bytes));
+    format!("{} (sm_{}, {n} multiprocessors, {memory})", gpu.name, gpu.sm)
 }
 
 /// What records call the devices of this machine: its processor, and its GPU if it has one.

@@ -36,5 +36,5 @@ pub use build::{BuildOptions, BuildReport, Compiled, Progress, build, compile, c
 pub use cache::{Cache, cached_artifact, tuned};
 pub use error::DriverError;
 pub use oracle::Oracle;
-pub use records::TuneMode;
+pub use records::{TuneMode, layers};
 pub use tune::{Operation, TuneEvent, TuneOptions, tune, tune_on_gpu};

@@ -77,7 +77,11 @@ impl Work {
 }
 
 /// Opens the layers of this machine, or of the GPU in question; none if the options name no folder or want none.
-pub(crate) fn layers(options: &BuildOptions) -> Result<Option<Layers>, DriverError> {
+///
+/// # Errors
+///
+/// A file of records that cannot be read.
+pub fn layers(options: &BuildOptions) -> Result<Option<Layers>, DriverError> {
     let Some(root) = options.records.as_ref().filter(|_| options.tune != TuneMode::Off) else { return Ok(None) };
     let compiler = tuner::compiler();
     let device = match (options.target.gpu(), &options.gpu) {

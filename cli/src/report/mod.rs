@@ -40,8 +40,9 @@ use tilewright_autotune::layers::Layers;
 use tilewright_autotune::machine::Machine;
 use tilewright_autotune::record;
 use tilewright_autotune::roofline::Roofline;
-use tilewright_autotune::tuner::{Level, Tuner, compiler};
+use tilewright_autotune::tuner::{Level, Tuner};
 use tilewright_codegen::target::Target;
+use tilewright_driver::{BuildOptions, layers};
 use tilewright_runtime::cuda::{self, GpuDriver};
 
 #[derive(clap::Args)]
@@ -65,7 +66,7 @@ pub struct Args {
 struct Place {
     /// Lines of name and value.
     device: String,
-    layers: Layers,
+    layers: Option<Layers>,
     threads: u32,
     gpu: Option<Box<dyn GpuDriver>>,
 }
@@ -73,25 +74,22 @@ struct Place {
 impl Place {
     /// The processor, or for code of a GPU the one that is there. If there is none, records are of whatever device.
     fn find(args: &Args, target: &Target) -> anyhow::Result<Place> {
-        let cache = args.compile.cache()?;
-        let (root, compiler) = (cache.root(), compiler());
-        if target.gpu().is_none() {
-            let (device, threads) = (Device::detect(), args.threads.map_or(system::cores() as u32, u32::from));
-            let layers = Layers::open(root, &device.id(), &compiler)?;
-            return Ok(Place { device: device.describe(), layers, threads, gpu: None });
-        }
-        match cuda::open() {
-            Ok(gpu) => {
-                let facts = gpu.facts();
-                let layers = Layers::open(root, &fingerprint::of_gpu(facts), &compiler)?;
-                Ok(Place { device: fingerprint::describe_gpu(facts), layers, threads: 1, gpu: Some(gpu) })
-            }
-            Err(e) => {
+        let gpu = match target.gpu().map(|_| cuda::open()) {
+            None => None,
+            Some(Ok(gpu)) => Some(gpu),
+            Some(Err(e)) => {
                 eprintln!("warning: {e}");
-                let layers = Layers::of_any_device(root, &compiler)?;
-                Ok(Place { device: String::new(), layers, threads: 1, gpu: None })
+                None
             }
-        }
+        };
+        let facts = gpu.as_ref().map(|gpu| gpu.facts().clone());
+        let (device, threads) = match (target.gpu(), &facts) {
+            (None, _) => (Device::detect().describe(), args.threads.map_or(system::cores() as u32, u32::from)),
+            (Some(_), facts) => (facts.as_ref().map_or(String::new(), fingerprint::describe_gpu), 1),
+        };
+        let records = Some(args.compile.cache()?.root().to_path_buf());
+        let layers = layers(&BuildOptions { gpu: facts, records, ..BuildOptions::for_target(target.clone()) })?;
+        Ok(Place { device, layers, threads, gpu })
     }
 
     /// The roofs as tuning measures them; `None` if the target is for a GPU that is not there.
@@ -118,7 +116,7 @@ fn gather(args: &Args) -> anyhow::Result<Facts> {
     let decided = Decided::of(path, &args.compile, args.threads.map(u32::from))?;
     let target = Target::get(&decided.target)?;
     let mut place = Place::find(args, &target)?;
-    let programs = facts::programs(&decided, Some(&place.layers), place.threads);
+    let programs = facts::programs(&decided, place.layers.as_ref(), place.threads);
     let mut roofs = facts::roofs_of_records(&programs);
     if !args.no_measure {
         match place.roofs(&target) {
